@@ -1,0 +1,18 @@
+//! From files to token sequences: sources, rows, chat templates, tokenization, order.
+//!
+//! What is not here: tensors. The floor above packs what this one hands out.
+
+pub mod chat_template;
+pub mod config;
+pub mod pairing;
+pub mod row;
+pub mod sampler;
+pub mod sandbox;
+pub mod source;
+pub mod split;
+pub mod store;
+pub mod tokenize;
+
+pub use config::Config;
+pub use row::{Example, Message, Response, RowKind};
+pub use tokenize::{TokenGroup, TokenPair, Tokenizer};

@@ -1,0 +1,4 @@
+//! The training loop.
+
+pub mod config;
+pub use config::Config;
