@@ -23,6 +23,12 @@ pub struct TokenGroup {
     pub sequences: Vec<Vec<u32>>,
 }
 
+impl AsRef<[Vec<u32>]> for TokenGroup {
+    fn as_ref(&self) -> &[Vec<u32>] {
+        &self.sequences
+    }
+}
+
 /// A pair ready for training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenPair {
