@@ -70,9 +70,7 @@ impl ChatTemplate {
         let date = date.unwrap_or_else(|| jiff::ZonedDateTime::now().date());
         let mut env = Environment::new();
         let fail = |e: minijinja::Error| Error::Template { place: place.clone(), reason: describe(&e) };
-        env.set_syntax(
-            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?,
-        );
+        env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?);
         env.set_auto_escape_callback(|_| AutoEscape::None);
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_debug(true);

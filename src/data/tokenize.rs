@@ -244,7 +244,11 @@ impl Tokenizer {
         let reserved = |token: &str| token.contains("reserved") || token.contains("unused");
         let padding = |token: &str| token.to_lowercase().contains("pad") && !token.contains("vision");
         let named = |test: &dyn Fn(&str) -> bool| -> Vec<u32> {
-            special.iter().filter(|(id, token)| test(token) && !used.contains(id)).map(|&(id, _)| id).collect()
+            special
+                .iter()
+                .filter(|(id, token)| test(token) && !used.contains(id))
+                .map(|&(id, _)| id)
+                .collect()
         };
         let eos = self.eos_token_id();
         let candidates = self
@@ -302,7 +306,10 @@ impl Tokenizer {
         let Some(pad_token) = self.inner.id_to_token(pad_token_id) else {
             return Err(Error::Tokenizer {
                 path: self.folder.tokenizer_path(),
-                reason: format!("pad_token_id {pad_token_id} is not in the vocabulary of {}", self.vocab_size),
+                reason: format!(
+                    "pad_token_id {pad_token_id} is not in the vocabulary of {}",
+                    self.vocab_size
+                ),
             });
         };
         let mut config = self.folder.config.clone();

@@ -11,7 +11,9 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_filter("trim", trim);
     env.add_filter("upper", |state: &State, v: &Value| Ok::<_, Error>(python::str(v, state)?.to_uppercase()));
     env.add_filter("lower", |state: &State, v: &Value| Ok::<_, Error>(python::str(v, state)?.to_lowercase()));
-    env.add_filter("capitalize", |state: &State, v: &Value| Ok::<_, Error>(capitalize(&python::str(v, state)?)));
+    env.add_filter("capitalize", |state: &State, v: &Value| {
+        Ok::<_, Error>(capitalize(&python::str(v, state)?))
+    });
     env.add_filter("title", |state: &State, v: &Value| Ok::<_, Error>(title(&python::str(v, state)?)));
     env.add_filter("string", |state: &State, v: &Value| python::str(v, state));
     env.add_filter("join", join);
@@ -40,9 +42,9 @@ fn trim(state: &State, value: &Value, chars: Option<Value>) -> Result<String, Er
     let chars = match &chars {
         None => None,
         Some(v) if v.is_none() => None,
-        Some(v) => {
-            Some(v.as_str().ok_or_else(|| invalid(format!("trim: chars must be str, not {}", type_name(v))))?)
-        }
+        Some(v) => Some(
+            v.as_str().ok_or_else(|| invalid(format!("trim: chars must be str, not {}", type_name(v))))?,
+        ),
     };
     Ok(strip(&text, chars, true, true).to_owned())
 }

@@ -171,8 +171,12 @@ fn string_method(state: &State, s: &str, method: &str, args: &[Value]) -> Result
         "isalpha" => predicate(args, !s.is_empty() && s.chars().all(char::is_alphabetic))?,
         "isalnum" => predicate(args, !s.is_empty() && s.chars().all(char::is_alphanumeric))?,
         "isascii" => predicate(args, s.is_ascii())?,
-        "islower" => predicate(args, s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase))?,
-        "isupper" => predicate(args, s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase))?,
+        "islower" => {
+            predicate(args, s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase))?
+        }
+        "isupper" => {
+            predicate(args, s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase))?
+        }
         "istitle" => predicate(args, s.chars().any(is_cased) && title(s) == s)?,
         "isidentifier" => predicate(
             args,
@@ -198,9 +202,7 @@ fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Erro
         }
         "items" => {
             let () = from_args(args)?;
-            Value::from(
-                pairs().map(|(key, item)| Value::from(Tuple::from([key, item]))).collect::<Vec<_>>(),
-            )
+            Value::from(pairs().map(|(key, item)| Value::from(Tuple::from([key, item]))).collect::<Vec<_>>())
         }
         "get" => {
             let (key, default): (&Value, Option<Value>) = from_args(args)?;

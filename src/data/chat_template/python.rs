@@ -225,7 +225,10 @@ mod tests {
     fn strings_are_quoted_as_python_quotes_them() {
         assert_eq!(string_repr("it's"), "\"it's\"");
         assert_eq!(string_repr("it's \"so\""), "'it\\'s \"so\"'");
-        assert_eq!(string_repr("a\u{0}\n\u{7f}\u{a0}\u{200b}e\u{301}😀"), "'a\\x00\\n\\x7f\\xa0\\u200be\u{301}😀'");
+        assert_eq!(
+            string_repr("a\u{0}\n\u{7f}\u{a0}\u{200b}e\u{301}😀"),
+            "'a\\x00\\n\\x7f\\xa0\\u200be\u{301}😀'"
+        );
     }
 
     #[test]

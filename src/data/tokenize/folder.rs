@@ -247,9 +247,10 @@ fn find_template(folder: &Path, config: &Map<String, Value>) -> Result<(String, 
     }
     Err(Error::Template {
         place: folder.display().to_string(),
-        reason: "none found, neither chat_template.jinja nor \"chat_template\" in tokenizer_config.json; name a \
+        reason:
+            "none found, neither chat_template.jinja nor \"chat_template\" in tokenizer_config.json; name a \
                  file: data.chat_template = \"file.jinja\""
-            .into(),
+                .into(),
     })
 }
 
