@@ -1,7 +1,7 @@
 //! Conversations of more tokens than are allowed, in evaluation and scoring.
 
-use super::scorer::common_prefix;
 use crate::data::TokenGroup;
+use crate::model::pack::shared_prefix;
 
 /// A group after [`fit_length`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub fn fit_length(mut group: TokenGroup, max_length: usize, bos: Option<u32>) ->
     let begins_with_bos = bos.is_some() && group.sequences.iter().all(|s| s.first().copied() == bos);
     let kept = usize::from(begins_with_bos);
     // One token of the prompt is left, so that no sequence can become empty.
-    if kept + surplus >= common_prefix(&group.sequences) {
+    if kept + surplus >= shared_prefix(&group.sequences) {
         return Fitted::TooLong { tokens };
     }
     for sequence in &mut group.sequences {

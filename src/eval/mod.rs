@@ -13,6 +13,7 @@ mod length;
 mod origin;
 mod report;
 mod rescore;
+mod reward_model;
 mod scorer;
 mod table;
 mod tally;

@@ -2,13 +2,14 @@
 
 use super::{Scored, SequenceScorer};
 use crate::data::TokenGroup;
+use crate::model::pack::{packed_tokens, shared_prefix};
 use crate::{Error, Result};
 use std::cmp::Reverse;
 
 /// Tokens that are computed at once where nobody says otherwise. A memory knob: scores do not depend on it.
 pub const DEFAULT_BATCH_TOKENS: usize = 16_384;
 
-/// Scores `groups` in calls of at most `batch_tokens` computed tokens each.
+/// Scores `groups` in calls of at most `batch_tokens` packed tokens each.
 ///
 /// Sequences of like length are computed together, the longest first, so that a batch that does not fit in memory
 /// fails at once. A group that is larger than a batch is asked for in parts; a single sequence never is.
@@ -34,9 +35,9 @@ pub fn score_groups(
     while parts.peek().is_some() {
         let (mut indices, mut batch, mut tokens) = (Vec::new(), Vec::new(), 0);
         while let Some((index, _, part)) =
-            parts.next_if(|(_, _, part)| batch.is_empty() || tokens + computed_tokens(part) <= batch_tokens)
+            parts.next_if(|(_, _, part)| batch.is_empty() || tokens + packed_tokens(&part.sequences) <= batch_tokens)
         {
-            tokens += computed_tokens(&part);
+            tokens += packed_tokens(&part.sequences);
             indices.push(index);
             batch.push(part);
         }
@@ -59,30 +60,16 @@ pub fn score_groups(
     Ok(answers)
 }
 
-/// Tokens of a group when its common prefix is computed once.
-fn computed_tokens(group: &TokenGroup) -> usize {
-    let all: usize = group.sequences.iter().map(Vec::len).sum();
-    all - common_prefix(&group.sequences) * group.sequences.len().saturating_sub(1)
-}
-
-/// Length of the longest common prefix, in tokens.
-pub(super) fn common_prefix(sequences: &[Vec<u32>]) -> usize {
-    let Some((first, others)) = sequences.split_first() else { return 0 };
-    others.iter().fold(first.len(), |length, other| {
-        first[..length].iter().zip(other).take_while(|(a, b)| a == b).count()
-    })
-}
-
-/// Cuts a group into parts of at most `batch_tokens` computed tokens, at least one sequence each. An empty group
+/// Cuts a group into parts of at most `batch_tokens` packed tokens, at least one sequence each. An empty group
 /// has no parts.
 fn split_group(group: TokenGroup, batch_tokens: usize) -> Vec<TokenGroup> {
     if group.sequences.is_empty() {
         return Vec::new();
     }
-    if computed_tokens(&group) <= batch_tokens {
+    if packed_tokens(&group.sequences) <= batch_tokens {
         return vec![group];
     }
-    let prefix = common_prefix(&group.sequences);
+    let prefix = shared_prefix(&group.sequences);
     let mut parts: Vec<TokenGroup> = Vec::new();
     let mut tokens = 0;
     for sequence in group.sequences {
@@ -121,7 +108,7 @@ pub(super) mod tests {
 
     impl SequenceScorer for IdScorer {
         fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-            self.calls.borrow_mut().push(groups.iter().map(computed_tokens).sum());
+            self.calls.borrow_mut().push(groups.iter().map(|g| packed_tokens(&g.sequences)).sum());
             let scored = |ids: &Vec<u32>| Scored { reward: reward_of(ids), hidden_norm: ids.len() as f64 };
             Ok(groups.iter().map(|g| g.sequences.iter().map(scored).collect()).collect())
         }
