@@ -34,9 +34,9 @@ pub fn score_groups(
     let mut parts = parts.into_iter().peekable();
     while parts.peek().is_some() {
         let (mut indices, mut batch, mut tokens) = (Vec::new(), Vec::new(), 0);
-        while let Some((index, _, part)) =
-            parts.next_if(|(_, _, part)| batch.is_empty() || tokens + packed_tokens(&part.sequences) <= batch_tokens)
-        {
+        while let Some((index, _, part)) = parts.next_if(|(_, _, part)| {
+            batch.is_empty() || tokens + packed_tokens(&part.sequences) <= batch_tokens
+        }) {
             tokens += packed_tokens(&part.sequences);
             indices.push(index);
             batch.push(part);
