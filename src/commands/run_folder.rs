@@ -1,5 +1,6 @@
 //! Runs on disk: which one is meant, and what it was trained on.
 
+use crate::data::config::Overlong;
 use crate::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,59 @@ pub(super) fn run_of(model: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
+/// What a run's configuration says about data, as far as `eval` follows it.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct RunData {
+    /// The configuration file.
+    pub path: PathBuf,
+    /// Where the splits are: `data.splits_dir`, or those of the run's own sandbox.
+    pub splits_dir: Option<PathBuf>,
+    pub eval: Vec<String>,
+    pub max_length: Option<usize>,
+    pub overlong: Option<Overlong>,
+    pub score_field: Option<String>,
+}
+
+impl RunData {
+    /// Reads the `[data]` of a run's `config.toml`, which `fit` wrote with every key explicit.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Config`] for a file that is no TOML.
+    pub fn read(run: &Path) -> Result<Self> {
+        let path = run.join(CONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let config: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::Config {
+            path: path.clone(),
+            problems: vec![error.to_string()],
+        })?;
+        let data = config.get("data").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+        let text = |key: &str| data.get(key).and_then(toml::Value::as_str);
+        let own_sandbox = data.contains_key("sandbox").then(|| run.join("sandbox").join("splits"));
+        let eval = data.get("eval").and_then(toml::Value::as_array).into_iter().flatten();
+        Ok(Self {
+            splits_dir: text("splits_dir").map(PathBuf::from).or(own_sandbox),
+            eval: eval.filter_map(toml::Value::as_str).map(String::from).collect(),
+            max_length: data
+                .get("max_length")
+                .and_then(toml::Value::as_integer)
+                .and_then(|n| n.try_into().ok()),
+            overlong: text("overlong").and_then(overlong),
+            score_field: text("score_field").map(String::from),
+            path,
+        })
+    }
+}
+
+/// `data.overlong` as it is written.
+pub(super) fn overlong(text: &str) -> Option<Overlong> {
+    match text {
+        "drop" => Some(Overlong::Drop),
+        "truncate-prompt-left" => Some(Overlong::TruncatePromptLeft),
+        "error" => Some(Overlong::Error),
+        _ => None,
+    }
+}
+
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -136,5 +190,23 @@ mod tests {
         }
         assert_eq!(run_of(&folder.join("checkpoints")), None);
         assert_eq!(run_of(runs.path()), None);
+    }
+
+    #[test]
+    fn the_data_of_a_run_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(folder.path().join(CONFIG), text).unwrap();
+        write(
+            "[data]\nsplits_dir = \"data/uf\"\nmax_length = 512\noverlong = \"error\"\nscore_field = \"gold\"",
+        );
+        let data = RunData::read(folder.path()).unwrap();
+        assert_eq!((data.splits_dir, data.max_length), (Some("data/uf".into()), Some(512)));
+        assert_eq!((data.overlong, data.score_field.as_deref()), (Some(Overlong::Error), Some("gold")));
+        write("[data]\nsandbox = { seed = 0, prompts = 10 }\neval = [\"a.jsonl\"]");
+        let data = RunData::read(folder.path()).unwrap();
+        assert_eq!(data.splits_dir, Some(folder.path().join("sandbox/splits")));
+        assert_eq!(data.eval, ["a.jsonl"]);
+        write("[data");
+        assert_eq!(RunData::read(folder.path()).unwrap_err().exit_code(), 2);
     }
 }
