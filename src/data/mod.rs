@@ -4,6 +4,7 @@
 
 pub mod chat_template;
 pub mod config;
+pub mod pack;
 pub mod pairing;
 pub mod row;
 pub mod sampler;
@@ -14,5 +15,6 @@ pub mod store;
 pub mod tokenize;
 
 pub use config::Config;
+pub use pack::Pack;
 pub use row::{Example, Message, Response, RowKind};
 pub use tokenize::{TokenGroup, TokenPair, Tokenizer};

@@ -1,1 +1,525 @@
-//! To be written.
+//! Hugging Face's `config.json`: read into a [`DecoderConfig`], and written for an exported reward model.
+//!
+//! Whatever would make the decoder compute something else than transformers does is refused by name; nothing is
+//! guessed. The tensors that a shape implies are in [`super::decoder_config`].
+
+mod fields;
+
+use super::config::Dtype;
+use super::decoder_config::{DecoderConfig, Family, Llama3RopeScaling};
+use crate::base::{Error, Result, atomic};
+use fields::Fields;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// The file's name in a model folder.
+pub const FILE_NAME: &str = "config.json";
+
+/// A real config.json has a few kilobytes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+// Limits far above any real model, and low enough that no product of two sizes overflows 64 bits.
+const MAX_WIDTH: usize = 1 << 24;
+const MAX_VOCAB: usize = 1 << 28;
+const MAX_LAYERS: usize = 1 << 14;
+const MAX_HEADS: usize = 1 << 14;
+const MAX_POSITIONS: usize = 1 << 32;
+
+/// What a model folder's `config.json` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    pub decoder: DecoderConfig,
+    pub head: HeadKind,
+    /// The whole file, for an export that keeps what we do not interpret.
+    pub json: Map<String, Value>,
+}
+
+/// What stands on top of the decoder in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadKind {
+    /// An LM head, which a reward model replaces by a freshly drawn `score.weight`.
+    CausalLm,
+    /// A `score.weight` with one label, which is kept.
+    SequenceClassification,
+}
+
+impl HeadKind {
+    fn class_suffix(self) -> &'static str {
+        match self {
+            HeadKind::CausalLm => "ForCausalLM",
+            HeadKind::SequenceClassification => "ForSequenceClassification",
+        }
+    }
+}
+
+/// Reads `config.json` of a model folder.
+///
+/// # Errors
+/// [`Error::Model`] lists every unsupported or wrong key with what was found and what is supported.
+pub fn read_config(folder: &Path) -> Result<ModelConfig> {
+    let path = folder.join(FILE_NAME);
+    let fail = |reason: String| Err(Error::model(&path, reason));
+    let metadata = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let found = if folder.is_dir() { "no such file" } else { "no such folder" };
+            return fail(format!("found {found}, expected the config.json of a Llama or Qwen2 model"));
+        }
+        Err(error) => return Err(Error::io(&path)(error)),
+    };
+    if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
+        return fail(format!("found a folder or {} bytes, expected a small JSON file", metadata.len()));
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let json: Map<String, Value> = match serde_json::from_slice(&bytes) {
+        Ok(json) => json,
+        Err(error) => return fail(format!("not a JSON object: {error}")),
+    };
+    match parse(&json, Strictness::HuggingFace) {
+        Ok((decoder, Some(head))) => Ok(ModelConfig { decoder, head, json }),
+        Ok((_, None)) => fail(format!("architectures: missing, expected one of {}", architectures())),
+        Err(problems) => match problems.as_slice() {
+            [one] => fail(one.clone()),
+            many => fail(format!("{} unsupported settings\n  - {}", many.len(), many.join("\n  - "))),
+        },
+    }
+}
+
+/// Writes `config.json` of an exported reward model (`..ForSequenceClassification` with one label).
+///
+/// `original` is kept key by key, in order, but for what the export decides: `architectures`, `model_type`,
+/// the label maps, `pad_token_id` and the precision. Shape keys that `original` leaves to defaults are written
+/// out, since the libraries' defaults differ.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_config(
+    folder: &Path,
+    original: &Map<String, Value>,
+    decoder: &DecoderConfig,
+    pad_token_id: u32,
+    dtype: Dtype,
+) -> Result<()> {
+    let json = export(original, decoder, pad_token_id, dtype);
+    atomic::write(&folder.join(FILE_NAME), |out| {
+        use std::io::Write;
+        serde_json::to_writer_pretty(&mut *out, &json)?;
+        out.write_all(b"\n")
+    })
+}
+
+impl DecoderConfig {
+    /// Reads a shape given in `config.json` keys, as `[model.random]` does. `model_type` or `architectures` picks
+    /// the family; keys that config.json does not have are refused.
+    ///
+    /// # Errors
+    /// Every problem, each naming its key, what was found and what is supported.
+    pub fn from_json(json: &Map<String, Value>) -> Result<DecoderConfig, Vec<String>> {
+        parse(json, Strictness::KnownKeys).map(|(decoder, _)| decoder)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Strictness {
+    /// A model's own file may carry any key that we have never heard of.
+    HuggingFace,
+    /// What a user typed: an unknown key is a typing error.
+    KnownKeys,
+}
+
+fn parse(
+    json: &Map<String, Value>,
+    strictness: Strictness,
+) -> Result<(DecoderConfig, Option<HeadKind>), Vec<String>> {
+    let mut fields = Fields::new(json);
+    let (family, head) = identify(&mut fields);
+
+    let hidden_size = fields.size("hidden_size", None, MAX_WIDTH);
+    let intermediate_size = fields.size("intermediate_size", None, MAX_WIDTH);
+    let num_layers = fields.size("num_hidden_layers", None, MAX_LAYERS);
+    let num_heads = fields.size("num_attention_heads", None, MAX_HEADS);
+    let num_kv_heads = fields.size("num_key_value_heads", num_heads, MAX_HEADS);
+    let vocab_size = fields.size("vocab_size", None, MAX_VOCAB);
+    let even_split = hidden_size.zip(num_heads).and_then(|(hidden, heads)| match hidden % heads {
+        0 => Some(hidden / heads),
+        _ => None,
+    });
+    if fields.get("head_dim").is_none()
+        && hidden_size.is_some()
+        && num_heads.is_some()
+        && even_split.is_none()
+    {
+        fields.problem(format!(
+            "head_dim: missing, and hidden_size {} does not divide by num_attention_heads {}",
+            hidden_size.unwrap_or_default(),
+            num_heads.unwrap_or_default()
+        ));
+    }
+    // A missing or wrong size above is one problem, not two.
+    let head_dim = match fields.get("head_dim") {
+        None => even_split,
+        Some(_) => fields.size("head_dim", None, MAX_WIDTH),
+    };
+    if let Some(odd) = head_dim.filter(|d| d % 2 == 1) {
+        fields.problem(format!(
+            "head_dim: found {odd}, expected an even number (rotary embeddings turn pairs)"
+        ));
+    }
+    if let Some((heads, kv_heads)) = num_heads.zip(num_kv_heads)
+        && heads % kv_heads != 0
+    {
+        fields.problem(format!(
+            "num_key_value_heads: found {kv_heads}, expected a divisor of num_attention_heads, {heads}"
+        ));
+    }
+    let positions = match family {
+        Some(Family::Qwen2) => 32768,
+        _ => 2048,
+    };
+    let max_position_embeddings = fields.size("max_position_embeddings", Some(positions), MAX_POSITIONS);
+    let rms_norm_eps = fields.positive("rms_norm_eps", Some(1e-6));
+    let initializer_range = fields.positive("initializer_range", Some(0.02));
+    let (rope_theta, rope_scaling) = read_rope(&mut fields);
+    refuse_unsupported(&mut fields, family);
+
+    let tie_word_embeddings = fields.flag("tie_word_embeddings", false);
+    // Qwen2's modules have these biases whatever config.json says; its files do not carry the keys.
+    let (qkv_bias, output_bias, mlp_bias) = match family {
+        Some(Family::Qwen2) => (true, false, false),
+        _ => {
+            let attention_bias = fields.flag("attention_bias", false);
+            (attention_bias, attention_bias, fields.flag("mlp_bias", false))
+        }
+    };
+    if head == Some(HeadKind::SequenceClassification) {
+        check_single_label(&mut fields);
+    }
+    if strictness == Strictness::KnownKeys {
+        fields.refuse_unknown();
+    }
+    let problems = fields.into_problems();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let config = (|| {
+        Some(DecoderConfig {
+            family: family?,
+            hidden_size: hidden_size?,
+            intermediate_size: intermediate_size?,
+            num_layers: num_layers?,
+            num_heads: num_heads?,
+            num_kv_heads: num_kv_heads?,
+            head_dim: head_dim?,
+            vocab_size: vocab_size?,
+            rms_norm_eps: rms_norm_eps?,
+            rope_theta: rope_theta?,
+            rope_scaling,
+            max_position_embeddings: max_position_embeddings?,
+            qkv_bias,
+            output_bias,
+            mlp_bias,
+            tie_word_embeddings,
+            initializer_range: initializer_range?,
+        })
+    })();
+    // Whatever is absent has left a problem behind; this is for the compiler, and honest if that ever changes.
+    config.map(|config| (config, head)).ok_or_else(|| vec!["the shape is incomplete".to_owned()])
+}
+
+fn architectures() -> String {
+    let mut names = Vec::new();
+    for family in Family::ALL {
+        for head in [HeadKind::CausalLm, HeadKind::SequenceClassification] {
+            names.push(format!("{}{}", family.class_prefix(), head.class_suffix()));
+        }
+    }
+    names.join(", ")
+}
+
+/// The family from `architectures`, or from `model_type` where that is absent; both must agree.
+fn identify(fields: &mut Fields) -> (Option<Family>, Option<HeadKind>) {
+    let by_type = fields.get("model_type").map(|value| {
+        let found = Family::ALL.into_iter().find(|family| value.as_str() == Some(family.model_type()));
+        if found.is_none() {
+            fields.problem(format!("model_type: found {}, expected \"llama\" or \"qwen2\"", shown(value)));
+        }
+        found
+    });
+    let Some(value) = fields.get("architectures") else {
+        if by_type.is_none() {
+            fields.problem(
+                "model_type: missing, expected \"llama\" or \"qwen2\" (or one of architectures)".to_owned(),
+            );
+        }
+        return (by_type.flatten(), None);
+    };
+    let class = value.as_array().and_then(|list| match list.as_slice() {
+        [one] => one.as_str(),
+        _ => None,
+    });
+    let parsed = class.and_then(|class| {
+        Family::ALL.into_iter().find_map(|family| match class.strip_prefix(family.class_prefix())? {
+            "ForCausalLM" => Some((family, HeadKind::CausalLm)),
+            "ForSequenceClassification" => Some((family, HeadKind::SequenceClassification)),
+            _ => None,
+        })
+    });
+    let Some((family, head)) = parsed else {
+        fields.problem(format!(
+            "architectures: found {}, supported: one of {}",
+            shown(value),
+            architectures()
+        ));
+        return (by_type.flatten(), None);
+    };
+    if let Some(Some(other)) = by_type
+        && other != family
+    {
+        fields.problem(format!(
+            "model_type: found \"{}\", but architectures says {}",
+            other.model_type(),
+            shown(value)
+        ));
+    }
+    (Some(family), Some(head))
+}
+
+/// `rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters` that hold both.
+fn read_rope(fields: &mut Fields) -> (Option<f64>, Option<Llama3RopeScaling>) {
+    let mut theta = fields.positive("rope_theta", Some(10000.0));
+    let scaling = read_rope_object(fields, "rope_scaling");
+    let parameters = read_rope_object(fields, "rope_parameters");
+    if let Some((_, Some(inner))) = parameters {
+        if fields.get("rope_theta").is_some() && theta != Some(inner) {
+            fields.problem(format!(
+                "rope_theta: found {}, but rope_parameters.rope_theta says {inner}",
+                theta.unwrap_or_default()
+            ));
+        }
+        theta = Some(inner);
+    }
+    match (scaling, parameters) {
+        (Some((old, _)), Some((new, _))) => {
+            if old != new {
+                fields.problem("rope_scaling: differs from rope_parameters, expected one of them".to_owned());
+            }
+            (theta, new)
+        }
+        (one, other) => (theta, other.or(one).and_then(|(scaling, _)| scaling)),
+    }
+}
+
+/// The scaling and the `rope_theta` inside one of the two objects; `None` where the object is absent or wrong.
+fn read_rope_object(fields: &mut Fields, key: &str) -> Option<(Option<Llama3RopeScaling>, Option<f64>)> {
+    let value = fields.get(key)?;
+    let Some(object) = value.as_object() else {
+        fields.problem(format!("{key}: found {}, expected an object or null", shown(value)));
+        return None;
+    };
+    let mut inner = Fields::new(object);
+    let theta = match inner.get("rope_theta") {
+        None => None,
+        Some(_) => inner.positive("rope_theta", None),
+    };
+    if let Some(factor) = inner.get("partial_rotary_factor")
+        && factor.as_f64() != Some(1.0)
+    {
+        inner.problem(format!("partial_rotary_factor: found {}, supported: 1.0", shown(factor)));
+    }
+    let kind = inner.get("rope_type").or_else(|| inner.get("type"));
+    let scaling = match kind.map(|kind| (kind, kind.as_str())) {
+        None if key == "rope_parameters" => None,
+        None => {
+            inner.problem("rope_type: missing, supported: \"llama3\" or \"default\"".to_owned());
+            None
+        }
+        Some((_, Some("default"))) => None,
+        Some((_, Some("llama3"))) => read_llama3(&mut inner),
+        Some((other, _)) => {
+            inner.problem(format!("rope_type: found {}, supported: \"llama3\" or \"default\"", shown(other)));
+            None
+        }
+    };
+    let problems = inner.into_problems();
+    if problems.is_empty() {
+        return Some((scaling, theta));
+    }
+    for problem in problems {
+        fields.problem(format!("{key}.{problem}"));
+    }
+    None
+}
+
+fn read_llama3(inner: &mut Fields) -> Option<Llama3RopeScaling> {
+    let factor = inner.positive("factor", None);
+    let low = inner.positive("low_freq_factor", None);
+    let high = inner.positive("high_freq_factor", None);
+    let original = inner.size("original_max_position_embeddings", None, MAX_POSITIONS);
+    if let Some(small) = factor.filter(|f| *f < 1.0) {
+        inner.problem(format!("factor: found {small}, expected at least 1"));
+    }
+    if let Some((low, high)) = low.zip(high)
+        && low >= high
+    {
+        inner.problem(format!("high_freq_factor: found {high}, expected more than low_freq_factor, {low}"));
+    }
+    Some(Llama3RopeScaling {
+        factor: factor?,
+        low_freq_factor: low?,
+        high_freq_factor: high?,
+        original_max_position_embeddings: original?,
+    })
+}
+
+/// Settings that change the computation and that the decoder does not have.
+fn refuse_unsupported(fields: &mut Fields, family: Option<Family>) {
+    if let Some(act) = fields.get("hidden_act")
+        && !matches!(act.as_str(), Some("silu" | "swish"))
+    {
+        fields.problem(format!("hidden_act: found {}, supported: \"silu\"", shown(act)));
+    }
+    if let Some(found) = fields.get("quantization_config") {
+        let method = found.get("quant_method").unwrap_or(found);
+        fields.problem(format!(
+            "quantization_config: found {}, supported: none; use the unquantized weights",
+            shown(method)
+        ));
+    }
+    if let Some(found) = fields.get("partial_rotary_factor")
+        && found.as_f64() != Some(1.0)
+    {
+        fields.problem(format!("partial_rotary_factor: found {}, supported: 1.0", shown(found)));
+    }
+    if family == Some(Family::Qwen2) {
+        match fields.get("use_sliding_window") {
+            None | Some(Value::Bool(false)) => {}
+            Some(found) => fields.problem(format!(
+                "use_sliding_window: found {}, supported: false (sliding-window attention is not implemented)",
+                shown(found)
+            )),
+        }
+    }
+    if let Some(found) = fields.get("layer_types") {
+        let full = found.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "full_attention"));
+        if !full {
+            fields.problem(format!(
+                "layer_types: found {}, supported: \"full_attention\" in every layer",
+                shown(found)
+            ));
+        }
+    }
+}
+
+/// A reward model has one label: `id2label` decides, as in transformers, and `num_labels` must not contradict it.
+fn check_single_label(fields: &mut Fields) {
+    let labels = fields.get("id2label");
+    let count = fields.get("num_labels");
+    match labels.map(|labels| (labels, labels.as_object().map(Map::len))) {
+        Some((_, Some(1))) => {}
+        Some((_, Some(n))) => {
+            fields.problem(format!("id2label: found {n} labels, expected 1 (a reward is one number)"));
+        }
+        Some((other, None)) => {
+            fields.problem(format!("id2label: found {}, expected {{\"0\": \"LABEL_0\"}}", shown(other)));
+        }
+        None if count.is_none() => fields.problem(
+            "id2label: missing, so transformers assumes 2 labels; expected {\"0\": \"LABEL_0\"}".to_owned(),
+        ),
+        None => {}
+    }
+    if let Some(count) = count
+        && count.as_u64() != Some(1)
+    {
+        fields.problem(format!("num_labels: found {}, expected 1 (a reward is one number)", shown(count)));
+    }
+}
+
+/// JSON in a message, kept short.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(100) {
+        None => text,
+        Some((cut, _)) => format!("{}..", &text[..cut]),
+    }
+}
+
+fn export(
+    original: &Map<String, Value>,
+    decoder: &DecoderConfig,
+    pad_token_id: u32,
+    dtype: Dtype,
+) -> Map<String, Value> {
+    let mut json = original.clone();
+    let head = HeadKind::SequenceClassification;
+    json.insert(
+        "architectures".into(),
+        json!([format!("{}{}", decoder.family.class_prefix(), head.class_suffix())]),
+    );
+    json.insert("model_type".into(), json!(decoder.family.model_type()));
+    for (key, value) in shape_keys(decoder, original) {
+        let slot = json.entry(key).or_insert(Value::Null);
+        if slot.is_null() {
+            *slot = value;
+        }
+    }
+    // transformers counts the labels in id2label; a second count could contradict it.
+    json.shift_remove("num_labels");
+    json.insert("id2label".into(), json!({"0": "LABEL_0"}));
+    json.insert("label2id".into(), json!({"LABEL_0": 0}));
+    json.insert("pad_token_id".into(), json!(pad_token_id));
+    let precision = match dtype {
+        Dtype::F32 => "float32",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::F16 => "float16",
+    };
+    json.insert("torch_dtype".into(), json!(precision));
+    // The newer name of the same setting wins in transformers where both stand.
+    if json.contains_key("dtype") {
+        json.insert("dtype".into(), json!(precision));
+    }
+    json
+}
+
+/// The shape in config.json keys, for those that the original leaves out.
+fn shape_keys(decoder: &DecoderConfig, original: &Map<String, Value>) -> Vec<(&'static str, Value)> {
+    let mut keys = vec![
+        ("vocab_size", json!(decoder.vocab_size)),
+        ("hidden_size", json!(decoder.hidden_size)),
+        ("intermediate_size", json!(decoder.intermediate_size)),
+        ("num_hidden_layers", json!(decoder.num_layers)),
+        ("num_attention_heads", json!(decoder.num_heads)),
+        ("num_key_value_heads", json!(decoder.num_kv_heads)),
+        ("head_dim", json!(decoder.head_dim)),
+        ("hidden_act", json!("silu")),
+        ("max_position_embeddings", json!(decoder.max_position_embeddings)),
+        ("initializer_range", json!(decoder.initializer_range)),
+        ("rms_norm_eps", json!(decoder.rms_norm_eps)),
+        ("tie_word_embeddings", json!(decoder.tie_word_embeddings)),
+    ];
+    if original.get("rope_parameters").is_none_or(Value::is_null) {
+        keys.push(("rope_theta", json!(decoder.rope_theta)));
+        if let Some(scaling) = &decoder.rope_scaling {
+            keys.push((
+                "rope_scaling",
+                json!({
+                    "rope_type": "llama3",
+                    "factor": scaling.factor,
+                    "low_freq_factor": scaling.low_freq_factor,
+                    "high_freq_factor": scaling.high_freq_factor,
+                    "original_max_position_embeddings": scaling.original_max_position_embeddings,
+                }),
+            ));
+        }
+    }
+    match decoder.family {
+        Family::Llama => {
+            keys.push(("attention_bias", json!(decoder.qkv_bias)));
+            keys.push(("mlp_bias", json!(decoder.mlp_bias)));
+        }
+        Family::Qwen2 => keys.push(("use_sliding_window", json!(false))),
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests;

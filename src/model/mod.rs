@@ -6,4 +6,5 @@ pub mod decoder_config;
 pub mod weights;
 
 pub use config::Config;
-pub use decoder_config::{DecoderConfig, Family, Llama3RopeScaling};
+pub use config_json::{HeadKind, ModelConfig, read_config, write_config};
+pub use decoder_config::{DecoderConfig, Family, HEAD_WEIGHT, Llama3RopeScaling};
