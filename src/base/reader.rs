@@ -269,13 +269,7 @@ impl<'p> Section<'p> {
         self.integer_in(key, &located, &range, &format!(" or {word:?}")).map(Some)
     }
 
-    fn integer_in(
-        &self,
-        key: &str,
-        located: &Located,
-        range: &RangeInclusive<u64>,
-        or: &str,
-    ) -> Option<u64> {
+    fn integer_in(&self, key: &str, located: &Located, range: &RangeInclusive<u64>, or: &str) -> Option<u64> {
         if let Value::Integer(number) = located.value
             && let Ok(number) = u64::try_from(number)
             && range.contains(&number)
@@ -295,9 +289,9 @@ impl<'p> Section<'p> {
         self.integer(key, range).map(|number| usize::try_from(number).unwrap_or(usize::MAX))
     }
 
-    /// What is left of the table: for sections whose keys are someone else's.
-    pub fn into_table(self) -> Table {
-        self.table
+    /// What has not been read yet: for sections whose keys are someone else's.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Refuses every key that was never asked for.
@@ -327,7 +321,6 @@ fn text_of(located: &Located) -> Option<String> {
 fn as_number(value: &Value) -> Option<f64> {
     match value {
         Value::Float(number) => Some(*number),
-        #[expect(clippy::cast_precision_loss, reason = "a number that is not exact in f64 is still that number")]
         Value::Integer(number) => Some(*number as f64),
         _ => None,
     }
