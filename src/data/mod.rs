@@ -4,7 +4,6 @@
 
 pub mod chat_template;
 pub mod config;
-pub mod pack;
 pub mod pairing;
 pub mod row;
 pub mod sampler;
@@ -15,6 +14,5 @@ pub mod store;
 pub mod tokenize;
 
 pub use config::Config;
-pub use pack::Pack;
 pub use row::{Example, Message, Response, RowKind};
 pub use tokenize::{TokenGroup, TokenPair, Tokenizer};

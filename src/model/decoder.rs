@@ -2,8 +2,7 @@
 
 use super::layer::{Context, Layer, Linear, Saved};
 use super::rotary::Rotary;
-use super::DecoderConfig;
-use crate::data::Pack;
+use super::{DecoderConfig, Pack};
 use crate::kernels::{embedding, rms_norm};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use candle_core::{DType, Device, Result, Tensor};
@@ -85,7 +84,12 @@ impl Decoder {
     }
 
     /// Hidden states of the last tokens after the final norm, [S, H] in f32, and the tape if one was asked for.
-    pub fn forward(&self, parameters: &Parameters, pack: &Pack, keep: Keep) -> Result<(Tensor, Option<Tape>)> {
+    pub fn forward(
+        &self,
+        parameters: &Parameters,
+        pack: &Pack,
+        keep: Keep,
+    ) -> Result<(Tensor, Option<Tape>)> {
         let mut records = Vec::new();
         let last = self.run(parameters, pack, |_, _, saved, x| {
             match keep {

@@ -1,7 +1,6 @@
 //! One pre-norm decoder layer, forward and backward.
 
-use super::DecoderConfig;
-use crate::data::Pack;
+use super::{DecoderConfig, Pack};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::{embedding, linear, rms_norm, rope, rope::Table, swiglu};
 use crate::optim::{Gradients, ParameterId, Parameters};
@@ -125,7 +124,8 @@ impl Layer {
         gradients.sum(self.post_attention_norm).add(&d_weight)?;
         let d_middle = (dy + d_middle)?;
 
-        let d_attention = self.output.backward(&step, &d_middle, &rows(&attention.values, pack, last_only)?)?;
+        let d_attention =
+            self.output.backward(&step, &d_middle, &rows(&attention.values, pack, last_only)?)?;
         let d_attention = spread(&d_attention, pack, last_only)?;
         let (dq, dk, dv) = attention::backward(&d_attention, attention, q, k, v, &pack.families, heads)?;
         let dq = rope::backward(&dq, &pack.positions, table)?;

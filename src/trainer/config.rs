@@ -4,6 +4,8 @@ use crate::base::located::quoted;
 use crate::base::reader::{POSITIVE, Section, Words};
 use crate::base::toml_writer::{OrWord, TomlWriter, Word};
 
+pub use crate::model::DeviceChoice as Device;
+
 /// Largest optimizer step, in pairs; more is a mistyped number.
 const MAX_BATCH_PAIRS: u64 = 1 << 24;
 const MAX_MICRO_BATCH_TOKENS: u64 = 1 << 40;
@@ -62,13 +64,6 @@ pub enum Duration {
     MaxSteps(u64),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Auto,
-    Cpu,
-    Cuda(usize),
-}
-
 /// `train.activations`: `auto | keep | recompute | rewards-first`. The result is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
@@ -88,33 +83,6 @@ impl Words for Activations {
         ("recompute", Activations::Recompute),
         ("rewards-first", Activations::RewardsFirst),
     ];
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Device::Auto => f.write_str("auto"),
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(0) => f.write_str("cuda"),
-            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let cuda =
-            |ordinal: &str| ordinal.parse().ok().filter(|_| ordinal.bytes().all(|b| b.is_ascii_digit()));
-        match (text, text.strip_prefix("cuda:").and_then(cuda)) {
-            ("auto", _) => Ok(Device::Auto),
-            ("cpu", _) => Ok(Device::Cpu),
-            ("cuda", _) => Ok(Device::Cuda(0)),
-            (_, Some(ordinal)) => Ok(Device::Cuda(ordinal)),
-            _ => Err(format!("found {}, expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"", quoted(text))),
-        }
-    }
 }
 
 impl Config {

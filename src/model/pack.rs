@@ -2,7 +2,6 @@
 //!
 //! Sharing is exact whatever the chat template does, because what is shared is the common prefix of the *token ids*.
 
-use super::TokenGroup;
 use crate::kernels::attention::{Family, Segment};
 use std::ops::Range;
 
@@ -20,17 +19,18 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Packs the groups in order. Every sequence must have at least one token.
-    pub fn new<'a>(groups: impl IntoIterator<Item = &'a TokenGroup>) -> Self {
+    /// Packs groups of sequences in order; those of one group share their common prefix. Every sequence must have
+    /// at least one token.
+    pub fn new<G: AsRef<[Vec<u32>]>>(groups: &[G]) -> Self {
         let mut pack = Self::default();
-        for group in groups {
-            let shared = shared_prefix(&group.sequences);
-            let prompt = match group.sequences.first() {
+        for sequences in groups.iter().map(AsRef::as_ref) {
+            let shared = shared_prefix(sequences);
+            let prompt = match sequences.first() {
                 Some(first) => pack.push(&first[..shared], 0),
                 None => continue,
             };
             let responses: Vec<Segment> =
-                group.sequences.iter().map(|ids| pack.push(&ids[shared..], shared)).collect();
+                sequences.iter().map(|ids| pack.push(&ids[shared..], shared)).collect();
             pack.last.extend(responses.iter().map(|r| (r.start + r.len - 1) as u32));
             pack.families.push(Family { prompt, responses });
         }
@@ -51,7 +51,7 @@ impl Pack {
 }
 
 /// Length of the common prefix of all sequences, short enough to leave each one a token of its own.
-fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
+pub fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     if others.is_empty() {
         return 0;
@@ -61,19 +61,19 @@ fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
     others.iter().map(common).min().unwrap_or(0).min(shortest.saturating_sub(1))
 }
 
-/// Tokens that a group takes in a pack.
-pub fn packed_tokens(group: &TokenGroup) -> usize {
-    let shared = shared_prefix(&group.sequences);
-    shared + group.sequences.iter().map(|s| s.len() - shared).sum::<usize>()
+/// Tokens that a group of sequences takes in a pack.
+pub fn packed_tokens(sequences: &[Vec<u32>]) -> usize {
+    let shared = shared_prefix(sequences);
+    shared + sequences.iter().map(|s| s.len() - shared).sum::<usize>()
 }
 
 /// Cuts groups into consecutive micro-batches of at most `budget` packed tokens. A group is never split, so one
 /// that exceeds the budget alone gets a micro-batch of its own.
-pub fn micro_batches(groups: &[TokenGroup], budget: usize) -> Vec<Range<usize>> {
+pub fn micro_batches<G: AsRef<[Vec<u32>]>>(groups: &[G], budget: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (i, group) in groups.iter().enumerate() {
-        let size = packed_tokens(group);
+        let size = packed_tokens(group.as_ref());
         if i > start && tokens + size > budget {
             batches.push(start..i);
             (start, tokens) = (i, 0);
@@ -91,8 +91,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn group(sequences: &[&[u32]]) -> TokenGroup {
-        TokenGroup { sequences: sequences.iter().map(|s| s.to_vec()).collect() }
+    type Group = Vec<Vec<u32>>;
+
+    fn group(sequences: &[&[u32]]) -> Group {
+        sequences.iter().map(|s| s.to_vec()).collect()
     }
 
     #[test]
@@ -112,10 +114,10 @@ mod tests {
         assert_eq!(pack.last, [1, 2]);
     }
 
-    fn groups() -> impl Strategy<Value = Vec<TokenGroup>> {
+    fn groups() -> impl Strategy<Value = Vec<Group>> {
         // Few distinct tokens, so that prefixes are shared often.
         let sequence = prop::collection::vec(0u32..3, 1..9);
-        let group = prop::collection::vec(sequence, 1..5).prop_map(|sequences| TokenGroup { sequences });
+        let group = prop::collection::vec(sequence, 1..5);
         prop::collection::vec(group, 0..8)
     }
 
@@ -126,7 +128,7 @@ mod tests {
             let mut last = pack.last.iter();
             for (group, family) in groups.iter().zip(&pack.families) {
                 let prompt = family.prompt.start..family.prompt.start + family.prompt.len;
-                for (sequence, response) in group.sequences.iter().zip(&family.responses) {
+                for (sequence, response) in group.iter().zip(&family.responses) {
                     let own = response.start..response.start + response.len;
                     let rows: Vec<usize> = prompt.clone().chain(own).collect();
                     let ids: Vec<u32> = rows.iter().map(|&i| pack.ids[i]).collect();
@@ -136,7 +138,7 @@ mod tests {
                     prop_assert_eq!(rows.last().map(|&i| i as u32), last.next().copied());
                 }
             }
-            prop_assert_eq!(pack.tokens(), groups.iter().map(packed_tokens).sum::<usize>());
+            prop_assert_eq!(pack.tokens(), groups.iter().map(|group| packed_tokens(group)).sum::<usize>());
         }
 
         #[test]
@@ -145,7 +147,7 @@ mod tests {
             let covered: Vec<usize> = batches.iter().cloned().flatten().collect();
             prop_assert_eq!(covered, (0..groups.len()).collect::<Vec<_>>());
             for batch in batches {
-                let tokens: usize = groups[batch.clone()].iter().map(packed_tokens).sum();
+                let tokens: usize = groups[batch.clone()].iter().map(|group| packed_tokens(group)).sum();
                 prop_assert!(tokens <= budget || batch.len() == 1);
             }
         }
