@@ -2,7 +2,9 @@
 //! [`crate::Error`] inside decides the exit code.
 
 pub mod eval;
+pub mod fit;
 pub mod loaded;
+pub mod preflight;
 mod progress;
 mod rows;
 mod run_folder;
