@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const COMMIT: &str = "1111111111111111111111111111111111111111";
@@ -48,7 +48,7 @@ impl Client {
         self.home.path().join("hub")
     }
 
-    fn run(&self, job: &str, variables: &[(&str, &str)]) -> (Result<PathBuf, String>, String) {
+    fn command(&self, job: &str, variables: &[(&str, &str)]) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["hub::child_process", "--exact", "--nocapture"]);
         for (name, _) in std::env::vars() {
@@ -61,7 +61,11 @@ impl Client {
         }
         command.env("HF_HOME", self.home.path()).env("HF_ENDPOINT", &self.endpoint).env(JOB, job);
         command.env_remove("TRANSFORMERS_OFFLINE").envs(variables.iter().copied());
-        let output = command.output().unwrap();
+        command
+    }
+
+    fn run(&self, job: &str, variables: &[(&str, &str)]) -> (Result<PathBuf, String>, String) {
+        let output = self.command(job, variables).output().unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let line = stdout.lines().find_map(|line| line.strip_prefix("RESULT "));
@@ -94,6 +98,8 @@ struct State {
     /// By revision.
     commits: BTreeMap<String, String>,
     log: Vec<Request>,
+    /// Where the hub sends those who want a large file.
+    storage: Option<String>,
     /// The token without which everything is refused.
     token: Option<String>,
     /// Bytes after which the next answers of the storage end.
@@ -113,8 +119,9 @@ struct Hub {
 impl Hub {
     fn start() -> Hub {
         let state = Arc::new(Mutex::new(State::default()));
-        let storage = listen(&state, None);
-        let endpoint = listen(&state, Some(storage));
+        let storage = listen(&state, true);
+        state.lock().unwrap().storage = Some(storage);
+        let endpoint = listen(&state, false);
         Hub { endpoint, state }
     }
 
@@ -166,21 +173,21 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-fn listen(state: &Arc<Mutex<State>>, storage: Option<String>) -> String {
+fn listen(state: &Arc<Mutex<State>>, storage: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let state = Arc::clone(state);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let (state, storage) = (Arc::clone(&state), storage.clone());
-            std::thread::spawn(move || answer(stream, &state, storage.as_deref()));
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || answer(stream, &state, storage));
         }
     });
     address
 }
 
-/// Answers one request and closes. `storage` is where large files are; without it, this is the storage.
-fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<&str>) -> Option<()> {
+/// Answers one request and closes, as the hub or as the storage of its large files.
+fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: bool) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
     let first = lines.next()?.ok()?;
     let mut words = first.split(' ');
@@ -193,7 +200,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<&str>) ->
     }
     let mut state = state.lock().ok()?;
     let request = Request {
-        storage: storage.is_none(),
+        storage,
         method,
         path,
         range: headers.get("range").cloned(),
@@ -201,8 +208,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<&str>) ->
     };
     state.log.push(request.clone());
     let answer = match storage {
-        Some(storage) => hub_answer(&state, &request, storage),
-        None => storage_answer(&mut state, &request),
+        false => hub_answer(&state, &request),
+        true => storage_answer(&mut state, &request),
     };
     drop(state);
     let Answer { status, headers, body, sent } = answer;
@@ -229,7 +236,7 @@ fn reply(status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> An
     Answer { status, headers, body, sent: usize::MAX }
 }
 
-fn hub_answer(state: &State, request: &Request, storage: &str) -> Answer {
+fn hub_answer(state: &State, request: &Request) -> Answer {
     let refusal = |status, code: &str| reply(status, vec![("X-Error-Code", code.to_owned())], Vec::new());
     if let Some(token) = &state.token
         && request.authorization.as_deref() != Some(&format!("Bearer {token}"))
@@ -264,7 +271,7 @@ fn hub_answer(state: &State, request: &Request, storage: &str) -> Answer {
     headers.push(("X-Linked-Size", bytes.len().to_string()));
     // What would make hf-hub itself leave HTTP; there is no such service here.
     headers.push(("X-Xet-Hash", sha.clone()));
-    headers.push(("Location", format!("{storage}/{commit}/{}", file.unwrap().1)));
+    headers.push(("Location", format!("{}/{commit}/{}", state.storage.as_ref().unwrap(), file.unwrap().1)));
     reply(302, headers, b"moved".to_vec())
 }
 
@@ -317,6 +324,60 @@ fn a_sharded_model_brings_what_is_needed_and_only_once() {
     // A commit cannot have changed: nothing is asked at all.
     assert_eq!(client.model(COMMIT, &[]).unwrap(), folder);
     assert!(hub.requests().is_empty());
+}
+
+#[test]
+fn python_finds_what_was_downloaded() {
+    let python = std::env::var("RMTRAIN_PYTHON").unwrap_or_else(|_| "python3".into());
+    let imports = Command::new(&python).args(["-c", "import huggingface_hub"]).output();
+    if !imports.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no huggingface_hub (set RMTRAIN_PYTHON)");
+        return;
+    }
+    let hub = Hub::with_sharded_model();
+    let client = Client::new(&hub);
+    let folder = client.model("", &[]).unwrap();
+    let script = "import huggingface_hub as h; print(h.hf_hub_download('owner/name', 'config.json', \
+        local_files_only=True)); print(h.snapshot_download('owner/name', local_files_only=True))";
+    let output =
+        Command::new(python).args(["-c", script]).env("HF_HOME", client.home.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = format!("{}\n{}\n", folder.join("config.json").display(), folder.display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
+fn a_killed_download_is_continued() {
+    let hub = Hub::with_sharded_model();
+    // A server that sends a part, then nothing, and keeps the connection.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = Client::new(&hub);
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let storage = hub.state().storage.replace(silent);
+    let mut child = client.command("model|owner/name||", &[]).stdout(Stdio::null()).spawn().unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+    while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n").unwrap();
+    stream.write_all(&noise(1, 100_000)[..70_000]).unwrap();
+    let blobs = client.cache().join("models--owner--name/blobs");
+    let received = || {
+        let entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).any(|metadata| metadata.len() == 70_000)
+    };
+    let started = std::time::Instant::now();
+    while !received() {
+        assert!(started.elapsed().as_secs() < 20, "the part never arrived");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    hub.state().storage = storage;
+    hub.requests();
+    let folder = client.model("", &[]).unwrap();
+    assert_eq!(read(&folder, "model-00001-of-00002.safetensors"), noise(1, 100_000));
+    let first = hub.requests().into_iter().find(|r| r.storage).unwrap();
+    assert_eq!(first.range.as_deref(), Some("bytes=70000-"));
 }
 
 #[test]
