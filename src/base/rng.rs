@@ -3,7 +3,7 @@
 //! That makes sample order, pairing and initial weights independent of thread count, of resuming and of each other.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 /// A generator for one draw or one short run of draws.
@@ -18,10 +18,27 @@ pub fn stream(seed: u64, purpose: &str, index: u64) -> ChaCha8Rng {
     rng
 }
 
+/// Uniform in [0, 1) with 53 bits.
+pub fn uniform(rng: &mut impl Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// `count` draws from the standard normal distribution (Box-Muller).
+pub fn normals(rng: &mut impl Rng, count: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        // 1 - u lies in (0, 1], whose logarithm is finite.
+        let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * uniform(rng)).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(count);
+    values
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_chacha::rand_core::Rng;
 
     #[test]
     fn streams_are_reproducible_and_distinct() {
@@ -32,5 +49,13 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|b| a != b));
         }
+    }
+
+    #[test]
+    fn normals_have_the_moments_of_a_normal_distribution() {
+        let values = normals(&mut stream(0, "test", 0), 100_001);
+        assert_eq!(values.len(), 100_001);
+        let moment = |k: i32| values.iter().map(|&v| f64::from(v).powi(k)).sum::<f64>() / values.len() as f64;
+        assert!(moment(1).abs() < 0.02 && (moment(2) - 1.0).abs() < 0.02 && (moment(4) - 3.0).abs() < 0.15);
     }
 }

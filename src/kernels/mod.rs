@@ -1,1 +1,25 @@
-//! To be written.
+//! The operations of the decoder, each with its hand-written backward.
+//!
+//! Every operation takes and returns tensors and chooses by device: a fused kernel on the CPU, composed candle
+//! operations elsewhere. The composed form is also the reference that the fused one is tested against; tests hold
+//! both against finite differences. None of this goes through candle's autograd, so nothing can silently drop a
+//! gradient: what an operation needs for its backward is an argument of that backward.
+//!
+//! Shape letters: N packed tokens, S sequences, H hidden, I intermediate, A query heads, K key-value heads,
+//! D head dimension, V vocabulary.
+
+pub mod accumulator;
+pub mod attention;
+pub mod embedding;
+mod exp;
+pub mod gemm;
+pub(crate) mod host;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+#[cfg(test)]
+pub(crate) mod test_support;
+
+pub use accumulator::Accumulator;

@@ -2,9 +2,19 @@
 
 pub mod config;
 pub mod config_json;
+pub mod decoder;
 pub mod decoder_config;
+pub mod device;
+mod layer;
+pub mod pack;
+pub mod reward_head;
+pub mod reward_model;
+pub mod rotary;
 pub mod weights;
 
 pub use config::Config;
-pub use config_json::{HeadKind, ModelConfig, read_config, write_config};
-pub use decoder_config::{DecoderConfig, Family, HEAD_WEIGHT, Llama3RopeScaling};
+pub use decoder::{Keep, Tape};
+pub use decoder_config::{DecoderConfig, Family, Llama3RopeScaling};
+pub use device::DeviceChoice;
+pub use pack::Pack;
+pub use reward_model::RewardModel;

@@ -1,4 +1,11 @@
-//! The optimizer, gradient clipping and learning-rate schedules.
+//! What is optimized and how: parameters and their gradients, AdamW, clipping, learning-rate schedules.
 
+pub mod adamw;
+pub mod clip;
 pub mod config;
+pub mod parameter;
+pub mod schedule;
+
+pub use adamw::AdamW;
 pub use config::Config;
+pub use parameter::{Gradient, Gradients, Parameter, ParameterId, Parameters};

@@ -1,5 +1,7 @@
 //! `[train]`.
 
+pub use crate::model::DeviceChoice as Device;
+
 /// The `[train]` section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -50,13 +52,6 @@ impl Default for Config {
 pub enum Duration {
     Epochs(f64),
     MaxSteps(u64),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Auto,
-    Cpu,
-    Cuda(usize),
 }
 
 /// `train.activations`: `auto | keep | recompute | rewards-first`. The result is the same.

@@ -1,1 +1,184 @@
-//! To be written.
+//! The engine against PyTorch: hidden states, rewards, loss and every gradient, however the step is held.
+
+use crate::shared;
+use candle_core::Device;
+use rmtrain::model::reward_model::HeadInit;
+use rmtrain::model::weights::WeightFiles;
+use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::objective::config::{Margin, Scale, Scope};
+use rmtrain::objective::{self, Batch};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+type Group = Vec<Vec<u32>>;
+
+fn load(folder: &Path) -> RewardModel {
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    RewardModel::load(folder, &Device::Cpu, None, head).unwrap()
+}
+
+fn golden(name: &str) -> (PathBuf, Value) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/engine").join(name);
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    (folder, serde_json::from_str(&text).unwrap())
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(floats).collect(),
+        number => vec![number.as_f64().unwrap()],
+    }
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= tolerance * (1.0 + e.abs()), "{what}[{i}]: {f} against {e}");
+    }
+}
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Loss and gradients of the golden pairs, computed in the given micro-batches and held in the given way.
+fn step(
+    model: &RewardModel,
+    pairs: &[Group],
+    lambda: f64,
+    budget: usize,
+    keep: Keep,
+) -> (f64, Vec<(String, Vec<f32>)>) {
+    let micro_batches = rmtrain::model::pack::micro_batches(pairs, budget);
+    let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&pairs[range.clone()])).collect();
+    let forwards: Vec<_> = packs.iter().map(|pack| model.forward(pack, keep).unwrap()).collect();
+    let rewards: Vec<f64> = forwards.iter().flat_map(|f| f.rewards.clone()).collect();
+    let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
+    let terms = [
+        objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
+        objective::Config::SumToZero { lambda, scope: Scope::Global, scale: Scale::Mean },
+    ];
+    let margins = vec![None; pairs.len()];
+    let batch =
+        Batch { chosen: &chosen, rejected: &rejected, margins: &margins, micro_batches: &micro_batches };
+    let value = objective::evaluate(&terms, batch);
+
+    let mut gradients = model.gradients().unwrap();
+    let mut rows: Vec<u32> = packs.iter().flat_map(|p| p.ids.clone()).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    gradients.start_step(&rows).unwrap();
+    for (forward, range) in forwards.into_iter().zip(&micro_batches) {
+        let d_rewards: Vec<f64> =
+            range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
+        model.backward(&forward.hidden, forward.tape.unwrap(), &d_rewards, &gradients).unwrap();
+    }
+    let dense = model.parameters().iter().map(|(id, parameter)| {
+        let sum = gradients.sum(id).tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let sum = if parameter.name.contains("embed_tokens") {
+            let width = model.config().hidden_size;
+            let mut table = vec![0.0; parameter.master().elem_count()];
+            for (row, values) in rows.iter().zip(sum.chunks_exact(width)) {
+                table[*row as usize * width..][..width].copy_from_slice(values);
+            }
+            table
+        } else {
+            sum
+        };
+        (parameter.name.clone(), sum)
+    });
+    (value.loss, dense.collect())
+}
+
+#[test]
+fn hidden_states_rewards_loss_and_every_gradient_match_pytorch() {
+    for name in ["llama", "qwen2"] {
+        let (folder, expected) = golden(name);
+        let model = load(&folder);
+        let pairs: Vec<Group> = serde_json::from_value(expected["pairs"].clone()).unwrap();
+        let forward = model.forward(&Pack::new(&pairs), Keep::Nothing).unwrap();
+        assert_close("hidden", &widen(&forward.hidden), &floats(&expected["hidden"]), 1e-5);
+        assert_close("rewards", &forward.rewards, &floats(&expected["rewards"]), 1e-5);
+
+        let lambda = expected["bsr_lambda"].as_f64().unwrap();
+        let (loss, gradients) = step(&model, &pairs, lambda, 1000, Keep::Activations);
+        assert_close("loss", &[loss], &floats(&expected["loss"]), 1e-5);
+        let golden = WeightFiles::open_file(&folder.join("gradients.safetensors")).unwrap();
+        for (name, found) in &gradients {
+            let shape =
+                golden.info(name).unwrap_or_else(|| panic!("no golden gradient for {name}")).shape.clone();
+            let expected = golden.read_f32(name, &shape).unwrap();
+            assert!(expected.iter().any(|&g| g != 0.0), "{name}: the golden gradient is zero");
+            assert_close(name, &widen(found), &widen(&expected), 2e-5);
+        }
+        assert_eq!(gradients.len(), golden.names().count());
+    }
+}
+
+#[test]
+fn micro_batches_and_recomputation_do_not_change_the_step() {
+    for name in ["llama", "qwen2"] {
+        let (folder, expected) = golden(name);
+        let model = load(&folder);
+        let pairs: Vec<Group> = serde_json::from_value(expected["pairs"].clone()).unwrap();
+        let (loss, whole) = step(&model, &pairs, 0.1, 1000, Keep::Activations);
+        let (recomputed_loss, recomputed) = step(&model, &pairs, 0.1, 1000, Keep::LayerInputs);
+        assert_eq!((loss, &whole), (recomputed_loss, &recomputed), "recomputation is exact to the bit");
+        for budget in [1, 12, 20] {
+            let (split_loss, split) = step(&model, &pairs, 0.1, budget, Keep::LayerInputs);
+            assert_close("loss", &[split_loss], &[loss], 1e-5);
+            for ((name, a), (_, b)) in split.iter().zip(&whole) {
+                assert_close(name, &widen(a), &widen(b), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn sharing_a_prompt_does_not_change_rewards() {
+    for name in ["llama", "qwen2"] {
+        let (folder, expected) = golden(name);
+        let model = load(&folder);
+        let pairs: Vec<Group> = serde_json::from_value(expected["pairs"].clone()).unwrap();
+        let alone: Vec<Group> = pairs.iter().flatten().map(|ids| vec![ids.clone()]).collect();
+        let shared = model.forward(&Pack::new(&pairs), Keep::Nothing).unwrap().rewards;
+        let separate = model.forward(&Pack::new(&alone), Keep::Nothing).unwrap().rewards;
+        assert_close("rewards", &shared, &separate, 1e-5);
+    }
+}
+
+/// A real pretrained model: hidden states and logits of both layouts within 1e-5 of float64.
+#[test]
+fn stories260k_matches_its_float64_reference() {
+    let Some(folder) = shared("models/stories260K") else { return };
+    let golden: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("golden.json")).unwrap()).unwrap();
+    for layout in ["llama_hf", "qwen2_hf"] {
+        let model = load(&folder.join(layout));
+        let embedding = model.parameters().id("model.embed_tokens.weight").unwrap();
+        let table = model.parameters().get(embedding).master().to_vec2::<f32>().unwrap();
+        let (mut largest_hidden, mut largest_logit, mut cases) = (0.0f64, 0.0f64, 0);
+        for case in golden["cases"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone()).unwrap();
+            let hidden = model.forward(&Pack::new(&[vec![ids]]), Keep::Nothing).unwrap().hidden;
+            let differences = |found: &[f64], expected: &[f64]| {
+                assert_eq!(found.len(), expected.len());
+                found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f64::max)
+            };
+            let expected = floats(&case["last_hidden_state_last_token"]);
+            largest_hidden = largest_hidden.max(differences(&widen(&hidden), &expected));
+            let logits: Vec<f64> =
+                table.iter().map(|row| rmtrain::model::reward_head::dot(row, &hidden)).collect();
+            let expected = floats(&case["last_logits_first8"]);
+            largest_logit = largest_logit.max(differences(&logits[..expected.len()], &expected));
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            assert_eq!(best as u64, case["argmax_last"].as_u64().unwrap());
+            cases += 1;
+        }
+        println!(
+            "{layout}: {cases} cases, max |hidden difference| {largest_hidden:.2e}, max |logit difference| {largest_logit:.2e}"
+        );
+        assert!(cases > 0 && largest_hidden < 1e-5 && largest_logit < 1e-5);
+    }
+}

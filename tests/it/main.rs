@@ -11,3 +11,19 @@ mod layering;
 mod malformed;
 mod sandbox_split;
 mod weights;
+
+/// A file or folder of the material that is shared between developers but not part of the project.
+///
+/// `None`, and a line that says so, where it is not there: the test is skipped then.
+fn shared(path: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var_os("RMTRAIN_SHARED").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        std::path::PathBuf::from,
+    );
+    let path = root.join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} is not here (set RMTRAIN_SHARED)", path.display());
+    None
+}

@@ -1,0 +1,155 @@
+//! Token sequences to packed rows: no padding, and a prompt that several responses share is there once.
+//!
+//! Sharing is exact whatever the chat template does, because what is shared is the common prefix of the *token ids*.
+
+use crate::kernels::attention::{Family, Segment};
+use std::ops::Range;
+
+/// Groups of sequences as one row of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pack {
+    /// Token ids, [N].
+    pub ids: Vec<u32>,
+    /// Position of each token in its own sequence, [N].
+    pub positions: Vec<u32>,
+    /// Who attends to whom; the segments tile the row in order.
+    pub families: Vec<Family>,
+    /// Where each sequence's last token is, [S], groups and their sequences in order.
+    pub last: Vec<u32>,
+}
+
+impl Pack {
+    /// Packs groups of sequences in order; those of one group share their common prefix. Every sequence must have
+    /// at least one token.
+    pub fn new<G: AsRef<[Vec<u32>]>>(groups: &[G]) -> Self {
+        let mut pack = Self::default();
+        for sequences in groups.iter().map(AsRef::as_ref) {
+            let shared = shared_prefix(sequences);
+            let prompt = match sequences.first() {
+                Some(first) => pack.push(&first[..shared], 0),
+                None => continue,
+            };
+            let responses: Vec<Segment> =
+                sequences.iter().map(|ids| pack.push(&ids[shared..], shared)).collect();
+            pack.last.extend(responses.iter().map(|r| (r.start + r.len - 1) as u32));
+            pack.families.push(Family { prompt, responses });
+        }
+        pack
+    }
+
+    /// Tokens of the row.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn push(&mut self, ids: &[u32], first_position: usize) -> Segment {
+        let segment = Segment { start: self.ids.len(), len: ids.len() };
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
+        segment
+    }
+}
+
+/// Length of the common prefix of all sequences, short enough to leave each one a token of its own.
+pub fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = sequences.split_first() else { return 0 };
+    if others.is_empty() {
+        return 0;
+    }
+    let shortest = sequences.iter().map(Vec::len).min().unwrap_or(0);
+    let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    others.iter().map(common).min().unwrap_or(0).min(shortest.saturating_sub(1))
+}
+
+/// Tokens that a group of sequences takes in a pack.
+pub fn packed_tokens(sequences: &[Vec<u32>]) -> usize {
+    let shared = shared_prefix(sequences);
+    shared + sequences.iter().map(|s| s.len() - shared).sum::<usize>()
+}
+
+/// Cuts groups into consecutive micro-batches of at most `budget` packed tokens. A group is never split, so one
+/// that exceeds the budget alone gets a micro-batch of its own.
+pub fn micro_batches<G: AsRef<[Vec<u32>]>>(groups: &[G], budget: usize) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, group) in groups.iter().enumerate() {
+        let size = packed_tokens(group.as_ref());
+        if i > start && tokens + size > budget {
+            batches.push(start..i);
+            (start, tokens) = (i, 0);
+        }
+        tokens += size;
+    }
+    if start < groups.len() {
+        batches.push(start..groups.len());
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Group = Vec<Vec<u32>>;
+
+    fn group(sequences: &[&[u32]]) -> Group {
+        sequences.iter().map(|s| s.to_vec()).collect()
+    }
+
+    #[test]
+    fn a_pair_shares_its_prompt_and_keeps_positions() {
+        let pack = Pack::new(&[group(&[&[1, 2, 3, 4], &[1, 2, 5]]), group(&[&[7, 8]])]);
+        assert_eq!(pack.ids, [1, 2, 3, 4, 5, 7, 8]);
+        assert_eq!(pack.positions, [0, 1, 2, 3, 2, 0, 1]);
+        assert_eq!(pack.last, [3, 4, 6]);
+        assert_eq!(pack.families[0].prompt, Segment { start: 0, len: 2 });
+        assert_eq!(pack.families[1].prompt.len, 0);
+    }
+
+    #[test]
+    fn identical_sequences_keep_a_last_token_each() {
+        let pack = Pack::new(&[group(&[&[1, 2], &[1, 2]])]);
+        assert_eq!(pack.ids, [1, 2, 2]);
+        assert_eq!(pack.last, [1, 2]);
+    }
+
+    fn groups() -> impl Strategy<Value = Vec<Group>> {
+        // Few distinct tokens, so that prefixes are shared often.
+        let sequence = prop::collection::vec(0u32..3, 1..9);
+        let group = prop::collection::vec(sequence, 1..5);
+        prop::collection::vec(group, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn every_sequence_can_be_read_back(groups in groups()) {
+            let pack = Pack::new(&groups);
+            let mut last = pack.last.iter();
+            for (group, family) in groups.iter().zip(&pack.families) {
+                let prompt = family.prompt.start..family.prompt.start + family.prompt.len;
+                for (sequence, response) in group.iter().zip(&family.responses) {
+                    let own = response.start..response.start + response.len;
+                    let rows: Vec<usize> = prompt.clone().chain(own).collect();
+                    let ids: Vec<u32> = rows.iter().map(|&i| pack.ids[i]).collect();
+                    let positions: Vec<u32> = rows.iter().map(|&i| pack.positions[i]).collect();
+                    prop_assert_eq!(&ids, sequence);
+                    prop_assert_eq!(positions, (0..sequence.len() as u32).collect::<Vec<_>>());
+                    prop_assert_eq!(rows.last().map(|&i| i as u32), last.next().copied());
+                }
+            }
+            prop_assert_eq!(pack.tokens(), groups.iter().map(|group| packed_tokens(group)).sum::<usize>());
+        }
+
+        #[test]
+        fn micro_batches_tile_the_groups_and_respect_the_budget(groups in groups(), budget in 1usize..30) {
+            let batches = micro_batches(&groups, budget);
+            let covered: Vec<usize> = batches.iter().cloned().flatten().collect();
+            prop_assert_eq!(covered, (0..groups.len()).collect::<Vec<_>>());
+            for batch in batches {
+                let tokens: usize = groups[batch.clone()].iter().map(|group| packed_tokens(group)).sum();
+                prop_assert!(tokens <= budget || batch.len() == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The reward head `r = W_p . h` on the host, with f64 sums: one dot product a sequence costs nothing, and the
+//! scores do not inherit the compute dtype.
+
+use rayon::prelude::*;
+
+/// Rewards of hidden states [S, H].
+pub fn rewards(hidden: &[f32], head: &[f32]) -> Vec<f64> {
+    hidden.par_chunks_exact(head.len()).map(|h| dot(h, head)).collect()
+}
+
+/// Gradients of the hidden states [S, H] and of the head [H], given dL/dr [S].
+pub fn backward(hidden: &[f32], head: &[f32], d_rewards: &[f64]) -> (Vec<f32>, Vec<f32>) {
+    let d_hidden =
+        d_rewards.iter().flat_map(|&d| head.iter().map(move |&w| (d * f64::from(w)) as f32)).collect();
+    let mut d_head = vec![0.0f64; head.len()];
+    for (h, &d) in hidden.chunks_exact(head.len()).zip(d_rewards) {
+        d_head.iter_mut().zip(h).for_each(|(sum, &h)| *sum += d * f64::from(h));
+    }
+    (d_hidden, d_head.into_iter().map(|d| d as f32).collect())
+}
+
+/// Dot product with f64 sums.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backward_matches_finite_differences() {
+        let hidden = [0.5f32, -1.0, 2.0, 0.25, 1.5, -0.75];
+        let (head, d_rewards) = ([0.3f32, -0.2, 0.9], [1.5, -0.5]);
+        let loss = |hidden: &[f32], head: &[f32]| -> f64 {
+            rewards(hidden, head).iter().zip(d_rewards).map(|(r, d)| r * d).sum()
+        };
+        let (d_hidden, d_head) = backward(&hidden, &head, &d_rewards);
+        for i in 0..hidden.len() {
+            let (mut up, mut down) = (hidden, hidden);
+            up[i] += 1e-2;
+            down[i] -= 1e-2;
+            let slope = (loss(&up, &head) - loss(&down, &head)) / f64::from(up[i] - down[i]);
+            assert!((slope - f64::from(d_hidden[i])).abs() < 1e-6);
+        }
+        for i in 0..head.len() {
+            let (mut up, mut down) = (head, head);
+            up[i] += 1e-2;
+            down[i] -= 1e-2;
+            let slope = (loss(&hidden, &up) - loss(&hidden, &down)) / f64::from(up[i] - down[i]);
+            assert!((slope - f64::from(d_head[i])).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A reward model: decoder, head, and the folder it comes from and goes to.
+
+use super::config::{Dtype, HeadInitStd};
+use super::config_json::{self, HeadKind, ModelConfig};
+use super::decoder::{Decoder, Keep, Tape};
+use super::decoder_config::HEAD_WEIGHT;
+use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
+use super::{DecoderConfig, Pack, reward_head};
+use crate::base::rng;
+use crate::optim::{Gradients, ParameterId, Parameters};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Backbone and head, ready to train or to score.
+#[derive(Debug)]
+pub struct RewardModel {
+    config: DecoderConfig,
+    /// `config.json` as it was read, for the export.
+    json: Map<String, Value>,
+    parameters: Parameters,
+    decoder: Decoder,
+    head: ParameterId,
+    device: Device,
+    dtype: Dtype,
+    head_was_drawn: bool,
+}
+
+/// How a head is drawn where the folder has none.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadInit {
+    pub std: HeadInitStd,
+    pub seed: u64,
+}
+
+/// One forward pass.
+#[derive(Debug)]
+pub struct Forward {
+    /// Hidden states of the last tokens after the final norm, [S, H].
+    pub hidden: Vec<f32>,
+    /// Rewards, [S].
+    pub rewards: Vec<f64>,
+    pub tape: Option<Tape>,
+}
+
+impl RewardModel {
+    /// Loads a Hugging Face folder. A causal language model gets a freshly drawn head; a sequence-classification
+    /// model keeps its own.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the file and the key or tensor; [`Error::Tensor`] if the device refuses.
+    pub fn load(folder: &Path, device: &Device, dtype: Option<Dtype>, head: HeadInit) -> Result<Self> {
+        let ModelConfig { decoder: config, head: kind, json } = config_json::read_config(folder)?;
+        let files = WeightFiles::open(folder)?;
+        let head_is_drawn = kind == HeadKind::CausalLm;
+        let stored: Vec<_> = config
+            .parameter_shapes()
+            .into_iter()
+            .filter(|(name, _)| !(head_is_drawn && name == HEAD_WEIGHT))
+            .collect();
+        files.verify(&stored, DecoderConfig::is_unused_tensor)?;
+        Self::build(config, json, device, dtype, head_is_drawn, |name, shape| {
+            if head_is_drawn && name == HEAD_WEIGHT {
+                return Ok(draw_head(shape, head));
+            }
+            files.read_f32(name, shape)
+        })
+    }
+
+    /// A model from scratch: matrices from N(0, initializer_range), norms one, biases zero.
+    pub fn random(
+        json: &Map<String, Value>,
+        device: &Device,
+        dtype: Option<Dtype>,
+        head: HeadInit,
+    ) -> Result<Self> {
+        let config = DecoderConfig::from_json(json)
+            .map_err(|problems| Error::Config { path: "model.random".into(), problems })?;
+        let std = config.initializer_range as f32;
+        Self::build(config, json.clone(), device, dtype, true, |name, shape| {
+            let count = shape.iter().product();
+            Ok(match shape {
+                _ if name == HEAD_WEIGHT => draw_head(shape, head),
+                [_] if name.ends_with(".bias") => vec![0.0; count],
+                [_] => vec![1.0; count],
+                _ => draw(name, count, std, head.seed),
+            })
+        })
+    }
+
+    fn build(
+        config: DecoderConfig,
+        json: Map<String, Value>,
+        device: &Device,
+        dtype: Option<Dtype>,
+        head_was_drawn: bool,
+        values: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let dtype = compute_dtype(device, dtype);
+        let mut parameters = Parameters::new(match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        });
+        for (name, shape) in config.parameter_shapes() {
+            let tensor = Tensor::from_vec(values(&name, &shape)?, shape.as_slice(), device)?;
+            parameters.add(&name, &tensor, shape.len() > 1)?;
+        }
+        let decoder = Decoder::new(&config, &parameters, device)?;
+        let Some(head) = parameters.id(HEAD_WEIGHT) else {
+            return Err(Error::Tensor(candle_core::Error::Msg(format!("the model has no {HEAD_WEIGHT}"))));
+        };
+        let device = device.clone();
+        Ok(Self { config, json, parameters, decoder, head, device, dtype, head_was_drawn })
+    }
+
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The compute precision in force.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Whether the head was drawn, rather than read from the folder.
+    pub fn head_was_drawn(&self) -> bool {
+        self.head_was_drawn
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// For the optimizer.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The head's parameter.
+    pub fn head(&self) -> ParameterId {
+        self.head
+    }
+
+    /// The head's weight `W_p`, [H].
+    pub fn head_weight(&self) -> Result<Vec<f32>> {
+        Ok(self.parameters.get(self.head).master().flatten_all()?.to_vec1()?)
+    }
+
+    /// Zero gradients, with the embedding's as rows.
+    pub fn gradients(&self) -> Result<Gradients> {
+        Ok(Gradients::zeros(&self.parameters, &[self.decoder.embedding()])?)
+    }
+
+    /// Rewards and hidden states of a pack.
+    pub fn forward(&self, pack: &Pack, keep: Keep) -> Result<Forward> {
+        let (hidden, tape) = self.decoder.forward(&self.parameters, pack, keep)?;
+        let hidden: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
+        let rewards = reward_head::rewards(&hidden, &self.head_weight()?);
+        Ok(Forward { hidden, rewards, tape })
+    }
+
+    /// Adds the gradients of one pack, given its hidden states [S, H] and dL/dr [S].
+    pub fn backward(
+        &self,
+        hidden: &[f32],
+        tape: Tape,
+        d_rewards: &[f64],
+        gradients: &Gradients,
+    ) -> Result<()> {
+        let (d_hidden, d_head) = reward_head::backward(hidden, &self.head_weight()?, d_rewards);
+        let width = self.config.hidden_size;
+        gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &self.device)?)?;
+        let d_hidden = Tensor::from_vec(d_hidden, (d_rewards.len(), width), &self.device)?;
+        Ok(self.decoder.backward(&self.parameters, tape, &d_hidden, gradients)?)
+    }
+
+    /// Where values first stop being finite for these sequences: a layer, or the head.
+    pub fn first_non_finite(&self, pack: &Pack) -> Result<String> {
+        let place = self.decoder.first_non_finite(&self.parameters, pack)?;
+        Ok(place.unwrap_or_else(|| HEAD_WEIGHT.to_owned()))
+    }
+
+    /// Writes `config.json` and the weights of a sequence-classification folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if a weight is not finite in `dtype`; [`Error::Io`].
+    pub fn save(&self, folder: &Path, pad_token_id: u32, dtype: Dtype) -> Result<()> {
+        config_json::write_config(folder, &self.json, &self.config, pad_token_id, dtype)?;
+        let tensors: Vec<TensorSpec> = self
+            .config
+            .parameter_shapes()
+            .into_iter()
+            .map(|(name, shape)| TensorSpec { name, shape, dtype })
+            .collect();
+        write_model(folder, &tensors, DEFAULT_MAX_SHARD_BYTES, |spec| {
+            let parameter = self.parameters.id(&spec.name).map(|id| self.parameters.get(id));
+            let parameter =
+                parameter.ok_or_else(|| Error::model(folder, format!("no parameter {}", spec.name)))?;
+            Ok(Cow::Owned(parameter.master().flatten_all()?.to_vec1::<f32>()?))
+        })?;
+        Ok(())
+    }
+}
+
+/// f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
+fn compute_dtype(device: &Device, asked: Option<Dtype>) -> Dtype {
+    if device.is_cpu() { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
+}
+
+fn draw_head(shape: &[usize], init: HeadInit) -> Vec<f32> {
+    let count = shape.iter().product::<usize>();
+    let std = match init.std {
+        HeadInitStd::InverseSqrtHidden => 1.0 / (count as f64).sqrt(),
+        HeadInitStd::Value(std) => std,
+    };
+    draw(HEAD_WEIGHT, count, std as f32, init.seed)
+}
+
+fn draw(name: &str, count: usize, std: f32, seed: u64) -> Vec<f32> {
+    let mut values = rng::normals(&mut rng::stream(seed, &format!("init:{name}"), 0), count);
+    values.iter_mut().for_each(|v| *v *= std);
+    values
+}

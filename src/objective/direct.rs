@@ -1,0 +1,13 @@
+//! Direct reward, Eurus (arXiv 2404.02078):
+//! `-log sigmoid(r_w - r_l) - log sigmoid(r_w) - log sigmoid(-r_l)`.
+
+use super::{Batch, Value, sigmoid, softplus};
+
+pub(super) fn add(value: &mut Value, batch: Batch) {
+    value.add_mean(|i| {
+        let (w, l) = (batch.chosen[i], batch.rejected[i]);
+        let loss = softplus(l - w) + softplus(-w) + softplus(l);
+        let gap = sigmoid(l - w);
+        (loss, -gap - sigmoid(-w), gap + sigmoid(l))
+    });
+}
