@@ -342,7 +342,8 @@ fn split<'s>(
     Ok(parts)
 }
 
-fn split_lines(s: &str, keep_ends: bool) -> Vec<&str> {
+/// `str.splitlines`.
+pub(super) fn split_lines(s: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = s;
     while let Some(at) = rest.find(is_line_break) {
