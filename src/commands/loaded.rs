@@ -32,7 +32,7 @@ pub struct ModelFlags {
     /// Compute precision: f32 | bf16 | f16 [default: f32 on the CPU, bf16 on CUDA]
     #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<Dtype>,
-    /// Tokens computed at once; a memory knob, results do not depend on it
+    /// Tokens computed at once; a memory knob, scores change by rounding at most
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: u32,
 }
