@@ -5,6 +5,7 @@ pub mod atomic;
 pub mod error;
 pub mod interrupt;
 pub mod located;
+pub mod memory;
 pub mod reader;
 pub mod rng;
 pub mod toml_writer;
