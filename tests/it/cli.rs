@@ -23,7 +23,8 @@ fn text(bytes: &[u8]) -> String {
 fn configs() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut configs: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    let mut configs: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
     configs.sort();
     configs
 }

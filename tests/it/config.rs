@@ -56,8 +56,12 @@ fn data() -> impl Strategy<Value = data::Config> {
     let source = prop_oneof![
         (texts(1..4), texts(0..3)).prop_map(|(train, eval)| (train, eval, None, None)),
         text().prop_map(|folder| (vec![], vec![], Some(folder.into()), None)),
-        (any::<u64>(), 1..1000_usize)
-            .prop_map(|(seed, prompts)| (vec![], vec![], None, Some(SandboxConfig { seed, prompts }))),
+        (any::<u64>(), 1..1000_usize).prop_map(|(seed, prompts)| (
+            vec![],
+            vec![],
+            None,
+            Some(SandboxConfig { seed, prompts })
+        )),
     ];
     let overlong =
         proptest::sample::select(vec![Overlong::Drop, Overlong::TruncatePromptLeft, Overlong::Error]);
@@ -88,21 +92,24 @@ fn data() -> impl Strategy<Value = data::Config> {
 
 fn objective() -> impl Strategy<Value = Vec<objective::Config>> {
     use objective::Config;
-    let margin = || {
-        prop_oneof![Just(Margin::None), Just(Margin::Column), (0.0..1e6_f64).prop_map(Margin::Constant)]
-    };
+    let margin =
+        || prop_oneof![Just(Margin::None), Just(Margin::Column), (0.0..1e6_f64).prop_map(Margin::Constant)];
     let bt = (margin(), 0.0..0.5_f64)
         .prop_map(|(margin, label_smoothing)| Config::BradleyTerry { margin, label_smoothing });
     let scopes = proptest::sample::select(vec![Scope::Global, Scope::MicroBatch]);
     let scales = proptest::sample::select(vec![Scale::Mean, Scale::Batch]);
-    let bsr = (0.0..10.0_f64, scopes, scales)
-        .prop_map(|(lambda, scope, scale)| Config::SumToZero { lambda, scope, scale });
+    let bsr = (0.0..10.0_f64, scopes, scales).prop_map(|(lambda, scope, scale)| Config::SumToZero {
+        lambda,
+        scope,
+        scale,
+    });
     let hinge = margin().prop_map(|margin| Config::Hinge { margin });
     let normalized = (positive(), positive())
         .prop_map(|(temperature, epsilon)| Config::Normalized { temperature, epsilon });
     let center = (0.0..10.0_f64).prop_map(|coefficient| Config::Center { coefficient });
-    let all = (bt, bsr, hinge, normalized, center)
-        .prop_map(|(bt, bsr, hinge, normalized, center)| vec![bt, bsr, hinge, normalized, Config::Direct, center]);
+    let all = (bt, bsr, hinge, normalized, center).prop_map(|(bt, bsr, hinge, normalized, center)| {
+        vec![bt, bsr, hinge, normalized, Config::Direct, center]
+    });
     (all, 1..64_usize).prop_filter_map("no preference term", |(terms, mask)| {
         let chosen: Vec<Config> =
             terms.into_iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, term)| term).collect();
@@ -111,32 +118,30 @@ fn objective() -> impl Strategy<Value = Vec<objective::Config>> {
 }
 
 fn optim() -> impl Strategy<Value = optim::Config> {
-    let schedule = proptest::sample::select(vec![
-        Schedule::Constant,
-        Schedule::Linear,
-        Schedule::Cosine,
-        Schedule::Wsd,
-    ]);
+    let schedule =
+        proptest::sample::select(vec![Schedule::Constant, Schedule::Linear, Schedule::Cosine, Schedule::Wsd]);
     let warmup = prop_oneof![(0.0..=1.0).prop_map(Warmup::Ratio), any::<u64>().prop_map(Warmup::Steps)];
     let betas = [0.0..1.0_f64, 0.0..1.0_f64];
     let ratios = (0.0..=1.0_f64, 0.0..=1.0_f64);
     (positive(), betas, positive(), any::<bool>(), proptest::option::of(positive()), schedule, warmup, ratios)
-        .prop_map(|(lr, betas, eps, decay_head, max_grad_norm, schedule, warmup, (decay_ratio, min_lr_ratio))| {
-            let weight_decay = eps / 2.0;
-            optim::Config {
-                kind: Kind::AdamW,
-                lr,
-                betas,
-                eps,
-                weight_decay,
-                decay_head,
-                max_grad_norm,
-                schedule,
-                warmup,
-                decay_ratio,
-                min_lr_ratio,
-            }
-        })
+        .prop_map(
+            |(lr, betas, eps, decay_head, max_grad_norm, schedule, warmup, (decay_ratio, min_lr_ratio))| {
+                let weight_decay = eps / 2.0;
+                optim::Config {
+                    kind: Kind::AdamW,
+                    lr,
+                    betas,
+                    eps,
+                    weight_decay,
+                    decay_head,
+                    max_grad_norm,
+                    schedule,
+                    warmup,
+                    decay_ratio,
+                    min_lr_ratio,
+                }
+            },
+        )
 }
 
 fn train() -> impl Strategy<Value = trainer::Config> {
@@ -154,25 +159,35 @@ fn train() -> impl Strategy<Value = trainer::Config> {
     let counts = (1..1_000_000_usize, 1..1_000_000_usize, 1..100_usize);
     let memory = proptest::option::of(positive());
     let patience = proptest::option::of(1..u32::MAX);
-    (counts, duration, any::<u64>(), (every(), every(), patience), device, metric, activations, memory).prop_map(
-        |(counts, duration, seed, (eval_every, save_every, patience), device, best_metric, activations, memory)| {
-            let (batch_pairs, micro_batch_tokens, keep_last) = counts;
-            trainer::Config {
-                batch_pairs,
-                micro_batch_tokens,
+    (counts, duration, any::<u64>(), (every(), every(), patience), device, metric, activations, memory)
+        .prop_map(
+            |(
+                counts,
                 duration,
                 seed,
-                eval_every,
-                save_every,
-                keep_last,
+                (eval_every, save_every, patience),
                 device,
-                early_stopping_patience: patience.filter(|_| eval_every.is_some()),
                 best_metric,
                 activations,
-                memory_budget_gib: memory,
-            }
-        },
-    )
+                memory,
+            )| {
+                let (batch_pairs, micro_batch_tokens, keep_last) = counts;
+                trainer::Config {
+                    batch_pairs,
+                    micro_batch_tokens,
+                    duration,
+                    seed,
+                    eval_every,
+                    save_every,
+                    keep_last,
+                    device,
+                    early_stopping_patience: patience.filter(|_| eval_every.is_some()),
+                    best_metric,
+                    activations,
+                    memory_budget_gib: memory,
+                }
+            },
+        )
 }
 
 fn run_config() -> impl Strategy<Value = RunConfig> {
@@ -259,7 +274,8 @@ fn flags_win_over_the_file_and_displace_what_excludes_them() {
 
 #[test]
 fn one_string_is_a_list_of_one() {
-    let config = parse(MINIMAL, &["data.train=hf://datasets/a/b/c.parquet", "data.eval=[\"x\", \"y\"]"]).unwrap();
+    let config =
+        parse(MINIMAL, &["data.train=hf://datasets/a/b/c.parquet", "data.eval=[\"x\", \"y\"]"]).unwrap();
     assert_eq!(config.data.train, ["hf://datasets/a/b/c.parquet"]);
     assert_eq!(config.data.eval, ["x", "y"]);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Siblings: they stand on the same ground and may not lean on each other, whatever their order in the list.
-const SIBLINGS: &[(&str, &str)] = &[("data", "model"), ("data", "optim"), ("eval", "checkpoint")];
+const SIBLINGS: &[(&str, &str)] = &[("data", "model"), ("data", "optim")];
 
 /// The floors from top to bottom, as `lib.rs` documents them.
 fn floors() -> Vec<String> {
@@ -95,7 +95,8 @@ fn is_upward(floors: &[String], floor: &str, module: &str) -> bool {
     let level = |name: &str| floors.iter().position(|floor| floor == name);
     match (level(floor), level(module)) {
         (Some(from), Some(to)) => {
-            to < from || SIBLINGS.iter().any(|(a, b)| (floor, module) == (*a, *b) || (floor, module) == (*b, *a))
+            to < from
+                || SIBLINGS.iter().any(|(a, b)| (floor, module) == (*a, *b) || (floor, module) == (*b, *a))
         }
         _ => true,
     }
