@@ -45,6 +45,9 @@ pub enum Error {
     /// A value stopped being finite in training. Nothing was updated with it.
     #[error("step {step}: {what} is not finite ({detail}); the parameters are those of the step before")]
     NonFinite { step: u64, what: String, detail: String },
+    /// Training cannot go on from here, though every value is finite.
+    #[error("step {step}: {reason}")]
+    Training { step: u64, reason: String },
     /// Reading or writing failed.
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -92,6 +95,7 @@ impl Error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
             Error::Hub { .. }
             | Error::NonFinite { .. }
+            | Error::Training { .. }
             | Error::Io { .. }
             | Error::Tensor(_)
             | Error::Interrupted => 3,

@@ -1,1 +1,11 @@
-//! To be written.
+//! The verbs, one file each: build the parts, run, print. Errors leave through `anyhow`; the library's own
+//! [`crate::Error`] inside decides the exit code.
+
+pub mod eval;
+pub mod fit;
+pub mod loaded;
+pub mod preflight;
+mod progress;
+mod rows;
+mod run_folder;
+pub mod score;

@@ -1,1 +1,108 @@
-//! To be written.
+//! What explains over-optimization: hidden-state norms, their spread, and how rewards decompose into norm and angle.
+//!
+//! Pure arithmetic over host values of one optimizer step; no tensors. `r = W_p . h = |W_p| |h| cos`: Bradley-Terry
+//! alone spreads |h|, and outliers in |h| are extreme rewards on unseen data (arXiv 2505.07271).
+
+pub mod moments;
+
+use moments::{Moments, moments};
+
+/// The diagnostics of one optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepDiagnostics {
+    /// Share of pairs whose chosen response has the strictly higher reward.
+    pub accuracy: f64,
+    /// Pairs with equal rewards; they count as wrong.
+    pub ties: u64,
+    /// Mean of chosen minus rejected reward.
+    pub margin_mean: f64,
+    /// Over all 2B rewards; the deviation is the population's.
+    pub reward_mean: f64,
+    pub reward_std: f64,
+    pub reward_min: f64,
+    pub reward_max: f64,
+    /// |W_p|
+    pub head_norm: f64,
+    /// |h| over the step's 2B sequences.
+    pub hidden_norm: Moments,
+    /// Mean of |h_chosen - h_rejected|, the size of the Bradley-Terry gradient in W_p.
+    pub hidden_diff_norm_mean: f64,
+    /// Mean of cos(W_p, h).
+    pub cos_mean: f64,
+}
+
+/// Diagnostics from the step's hidden states [2B, H] and rewards [2B], chosen and rejected in turn, and the head [H].
+pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
+    let width = head.len();
+    let pairs = rewards.chunks_exact(2);
+    let count = pairs.len() as f64;
+    let norm = |values: &[f32]| squares(values.iter().copied()).sqrt();
+    let norms: Vec<f64> = hidden.chunks_exact(width).map(norm).collect();
+    let head_norm = norm(head);
+    let differences = hidden.chunks_exact(2 * width).map(|pair| {
+        let (chosen, rejected) = pair.split_at(width);
+        squares(chosen.iter().zip(rejected).map(|(c, r)| c - r)).sqrt()
+    });
+    let cosines = rewards.iter().zip(&norms).map(|(r, norm)| {
+        let scale = norm * head_norm;
+        // A zero vector has no direction; it adds nothing.
+        if scale > 0.0 { r / scale } else { 0.0 }
+    });
+    let reward = moments(rewards);
+    StepDiagnostics {
+        accuracy: pairs.clone().filter(|p| p[0] > p[1]).count() as f64 / count,
+        ties: pairs.clone().filter(|p| p[0] == p[1]).count() as u64,
+        margin_mean: pairs.map(|p| p[0] - p[1]).sum::<f64>() / count,
+        reward_mean: reward.mean,
+        reward_std: reward.variance.sqrt(),
+        reward_min: rewards.iter().copied().fold(f64::INFINITY, f64::min),
+        reward_max: reward.max,
+        head_norm,
+        hidden_norm: moments(&norms),
+        hidden_diff_norm_mean: differences.sum::<f64>() / count,
+        cos_mean: cosines.sum::<f64>() / rewards.len() as f64,
+    }
+}
+
+/// Norm of every row of [S, H].
+pub fn row_norms(hidden: &[f32], width: usize) -> Vec<f64> {
+    hidden.chunks_exact(width).map(|row| squares(row.iter().copied()).sqrt()).collect()
+}
+
+fn squares(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v) * f64::from(v)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decomposes_rewards_into_norm_and_angle() {
+        // W = (3, 4); h = W / 5 (cos 1), -W (cos -1), (4, -3) (cos 0) and zero.
+        let head = [3.0, 4.0];
+        let hidden = [0.6, 0.8, -3.0, -4.0, 4.0, -3.0, 0.0, 0.0];
+        let rewards = [5.0, -25.0, 0.0, 0.0];
+        let d = step(&hidden, &rewards, &head);
+        assert_eq!((d.accuracy, d.ties, d.head_norm), (0.5, 1, 5.0));
+        assert!((d.cos_mean - 0.0).abs() < 1e-7);
+        assert!((d.hidden_norm.mean - 11.0 / 4.0).abs() < 1e-7);
+        assert!((d.hidden_norm.max - 5.0).abs() < 1e-7);
+        assert!((d.hidden_diff_norm_mean - (6.0 + 5.0) / 2.0).abs() < 1e-6);
+        assert_eq!((d.margin_mean, d.reward_mean, d.reward_min, d.reward_max), (15.0, -5.0, -25.0, 5.0));
+    }
+
+    #[test]
+    fn the_reward_is_norm_times_norm_times_cosine() {
+        let head = [0.3f32, -0.7, 0.2];
+        let hidden = [1.0f32, 2.0, -1.0, 0.5, 0.25, 4.0];
+        let rewards: Vec<f64> = hidden
+            .chunks_exact(3)
+            .map(|h| h.iter().zip(&head).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
+            .collect();
+        let d = step(&hidden, &rewards, &head);
+        let norms = row_norms(&hidden, 3);
+        let cosines: f64 = rewards.iter().zip(&norms).map(|(r, n)| r / n / d.head_norm).sum();
+        assert!((d.cos_mean - cosines / 2.0).abs() < 1e-12);
+    }
+}

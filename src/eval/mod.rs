@@ -1,7 +1,34 @@
-//! Evaluation and scoring, without gradients.
+//! Evaluation and scoring, without gradients: batches for a scorer, accuracy, Kendall's tau, intervals, reports.
+//!
+//! What is not here: the model (it comes as a [`SequenceScorer`]), opening files, and what is printed where.
 
 use crate::Result;
 use crate::data::TokenGroup;
+
+mod accuracy;
+pub mod bootstrap;
+mod evaluate;
+pub mod kendall;
+mod length;
+mod origin;
+mod report;
+mod rescore;
+mod reward_model;
+mod scorer;
+mod table;
+mod tally;
+#[cfg(test)]
+mod test_support;
+mod window;
+
+pub use accuracy::{Agreement, Judged, agreement};
+pub use evaluate::{Options, Progress, evaluate_split};
+pub use length::{Fitted, fit_length};
+pub use origin::Origin;
+pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
+pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
+pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};
+pub use table::table;
 
 /// What a sequence was given.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -51,7 +51,7 @@ impl Pack {
 }
 
 /// Length of the common prefix of all sequences, short enough to leave each one a token of its own.
-fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
+pub fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     if others.is_empty() {
         return 0;

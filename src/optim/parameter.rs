@@ -62,6 +62,11 @@ impl Parameters {
         &self.items[id.0]
     }
 
+    /// Says whether weight decay applies to `id`.
+    pub fn set_decays(&mut self, id: ParameterId, decays: bool) {
+        self.items[id.0].decays = decays;
+    }
+
     /// The compute tensor of `id`.
     pub fn tensor(&self, id: ParameterId) -> &Tensor {
         &self.items[id.0].compute

@@ -1,0 +1,113 @@
+//! Folders that become visible whole, with checksums.
+
+use crate::base::{Error, Result, atomic};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+const CHECKSUMS: &str = "checksums.json";
+const TEMPORARY: &str = ".tmp-";
+
+/// Fills a temporary neighbour of `path`, adds checksums, makes it durable, and renames it to `path`.
+///
+/// A kill at any moment leaves either no `path` or a whole one, beside a temporary that
+/// [`remove_temporaries`] clears away. An existing `path` is replaced.
+pub fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("folder");
+    let temporary = parent.join(format!("{TEMPORARY}{name}"));
+    remove(&temporary)?;
+    fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
+    fill(&temporary)?;
+    let mut sums = BTreeMap::new();
+    for name in file_names(&temporary)? {
+        let file = temporary.join(&name);
+        sums.insert(name, sha256(&file)?);
+        File::open(&file).and_then(|f| f.sync_all()).map_err(Error::io(&file))?;
+    }
+    let text = serde_json::to_string_pretty(&sums).map_err(|e| Error::checkpoint(path, e.to_string()))?;
+    atomic::write_bytes(&temporary.join(CHECKSUMS), text.as_bytes())?;
+    atomic::sync_folder(&temporary)?;
+    remove(path)?;
+    fs::rename(&temporary, path).map_err(Error::io(path))?;
+    atomic::sync_folder(parent)
+}
+
+/// Checks that every file of a published folder is there and unchanged.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the file.
+pub fn verify(folder: &Path) -> Result<()> {
+    let list = folder.join(CHECKSUMS);
+    let text = fs::read_to_string(&list)
+        .map_err(|e| Error::checkpoint(&list, format!("cannot be read ({e}); the folder is not whole")))?;
+    let sums: BTreeMap<String, String> = serde_json::from_str(&text)
+        .map_err(|e| Error::checkpoint(&list, format!("is not a list of checksums: {e}")))?;
+    for (name, expected) in sums {
+        let file = folder.join(&name);
+        let is_plain = Path::new(&name).components().count() == 1;
+        let found = is_plain.then(|| sha256(&file)).transpose().ok().flatten();
+        if found.as_ref() != Some(&expected) {
+            let found = found.unwrap_or_else(|| "no readable file".into());
+            return Err(Error::checkpoint(
+                file,
+                format!("is damaged: expected SHA-256 {expected}, found {found}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes temporaries that a killed process left in `parent`.
+pub fn remove_temporaries(parent: &Path) -> Result<()> {
+    if parent.is_dir() {
+        for entry in fs::read_dir(parent).map_err(Error::io(parent))? {
+            let entry = entry.map_err(Error::io(parent))?;
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                remove(&entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder if it is there. Its checksums go first, so that half a removal is no checkpoint.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    let absent_is_fine = |result: std::io::Result<()>, path: &Path| match result {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    };
+    if folder.is_file() {
+        return absent_is_fine(fs::remove_file(folder), folder);
+    }
+    let list = folder.join(CHECKSUMS);
+    absent_is_fine(fs::remove_file(&list), &list)?;
+    absent_is_fine(fs::remove_dir_all(folder), folder)
+}
+
+fn file_names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io(path))?);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::io(path))?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&buffer[..count]);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,319 @@
+//! `rmtrain eval`: how good a reward model is on the four scenarios, or on files of one's own.
+
+use super::loaded::{LoadedModel, ModelFlags};
+use super::progress::RowsBar;
+use super::rows;
+use super::run_folder::{self, RunData};
+use crate::base::{atomic, interrupt};
+use crate::data::config::Overlong;
+use crate::eval::{EvalReport, Options, Splits, evaluate_split, table};
+use crate::{Error, Result};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The splits that are evaluated unless others are named.
+const DEFAULT_SPLITS: [&str; 4] = ["in-domain", "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
+/// What a split's file may end with.
+const EXTENSIONS: [&str; 6] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".parquet"];
+const RUNS: &str = "runs";
+
+/// Evaluate a reward model.
+///
+/// Pairs are judged by accuracy, rows of k responses with gold scores by Kendall's tau-b, both with 95% bootstrap
+/// intervals. The table goes to standard error, the report as JSON to standard output or --out.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EvalArgs {
+    /// A run directory (its final/), a checkpoint, a sequence-classification folder with one label, or a hub id
+    /// [default: the newest finished run under runs/]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// The folder that `rmtrain split` wrote [default: the one in the run's configuration]
+    #[arg(long, value_name = "DIR")]
+    pub splits_dir: Option<PathBuf>,
+    /// A split of that folder; repeat for more [default: all but train]
+    #[arg(long = "split", value_name = "NAME")]
+    pub splits: Vec<String>,
+    /// A file of rows as a split of its own, named after the file; repeat for more
+    #[arg(long = "data", value_name = "FILE")]
+    pub data: Vec<String>,
+    /// Where the report goes [default: standard output]
+    #[arg(long, value_name = "FILE.json")]
+    pub out: Option<PathBuf>,
+    /// The field of a completion that holds its gold score [default: the run's, else overall_score]
+    #[arg(long, value_name = "NAME")]
+    pub score_field: Option<String>,
+    /// What happens to a row with too long a conversation: drop | truncate-prompt-left | error
+    /// [default: the run's, else drop]
+    #[arg(long, value_parser = parse_overlong)]
+    pub overlong: Option<Overlong>,
+    #[command(flatten)]
+    pub flags: ModelFlags,
+}
+
+fn parse_overlong(text: &str) -> Result<Overlong, String> {
+    run_folder::overlong(text).ok_or("expected drop, truncate-prompt-left or error".into())
+}
+
+/// Runs the verb.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => newest_model()?,
+    };
+    let run = run_folder::run_of(Path::new(&model)).map(|run| RunData::read(&run)).transpose()?;
+    let splits = chosen_splits(args, run.as_ref())?;
+    let loaded = LoadedModel::load(&model, &args.flags)?;
+    interrupt::install_saying("stopping after this window (once more to stop at once)");
+
+    let run = run.unwrap_or_default();
+    let from_run = run.max_length.filter(|&tokens| tokens <= loaded.max_positions);
+    let options = Options {
+        max_length: args.flags.max_length.map(|t| t as usize).or(from_run).unwrap_or(loaded.max_positions),
+        overlong: args.overlong.or(run.overlong).unwrap_or(Overlong::Drop),
+        batch_tokens: args.flags.batch_tokens(),
+    };
+    let score_field = args.score_field.clone().or(run.score_field);
+    let score_field = score_field.unwrap_or_else(|| crate::data::Config::default().score_field);
+    let mut report = EvalReport { model: loaded.name.clone(), splits: Splits::default() };
+    for split in splits {
+        let bar = RowsBar::new(&split.name);
+        let examples = rows::examples(&split.source, &score_field)?;
+        let encoder = loaded.tokenizer.clone();
+        let figures =
+            evaluate_split(examples, encoder, loaded.scorer.as_ref(), &options, |done| bar.show(done))?;
+        report.splits.0.push((split.name, figures));
+    }
+    eprint!("model: {}\n{}", report.model, table(&report));
+    print_report(&report, args.out.as_deref())
+}
+
+fn print_report(report: &EvalReport, out: Option<&Path>) -> anyhow::Result<()> {
+    let mut json = serde_json::to_vec_pretty(report)?;
+    json.push(b'\n');
+    let Some(path) = out else {
+        let mut stdout = io::stdout().lock();
+        return match stdout.write_all(&json).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("stdout")(error).into()),
+            _ => Ok(()),
+        };
+    };
+    Ok(atomic::write_bytes(path, &json)?)
+}
+
+fn newest_model() -> Result<String> {
+    match run_folder::newest_finished(Path::new(RUNS))? {
+        Some(run) => Ok(run.display().to_string()),
+        None => Err(Error::Usage(format!(
+            "no finished run under {RUNS}/ and no --model; train one with `rmtrain fit`, or name a model folder or \
+             hub id with --model"
+        ))),
+    }
+}
+
+/// One thing to evaluate.
+#[derive(Debug, PartialEq, Eq)]
+struct Split {
+    name: String,
+    source: String,
+}
+
+/// The splits that the arguments and the model's run ask for, in order; each one exists where it is a file here.
+fn chosen_splits(args: &EvalArgs, run: Option<&RunData>) -> Result<Vec<Split>> {
+    let mut splits = Vec::new();
+    // --data alone asks for those files only.
+    if args.data.is_empty() || args.splits_dir.is_some() || !args.splits.is_empty() {
+        match args.splits_dir.as_deref().or(run.and_then(|run| run.splits_dir.as_deref())) {
+            Some(folder) => splits.extend(splits_in(folder, &args.splits)?),
+            None => splits.extend(splits_of_run(run, &args.splits)?),
+        }
+    }
+    for source in &args.data {
+        let mut name = file_stem(source).to_owned();
+        if splits.iter().any(|split: &Split| split.name == name) {
+            name = source.clone();
+        }
+        splits.push(Split { name, source: source.clone() });
+    }
+    Ok(splits)
+}
+
+/// Splits named in `wanted`, or the default ones that are there.
+fn splits_in(folder: &Path, wanted: &[String]) -> Result<Vec<Split>> {
+    let available = split_files(folder)?;
+    let find = |name: &str| available.iter().find(|(stem, _)| stem == name);
+    let split = |(name, path): &(String, PathBuf)| Split {
+        name: name.clone(),
+        source: path.to_string_lossy().into_owned(),
+    };
+    let names: Vec<&str> = available.iter().map(|(name, _)| name.as_str()).collect();
+    if wanted.is_empty() {
+        let found: Vec<Split> = DEFAULT_SPLITS.iter().filter_map(|name| find(name)).map(split).collect();
+        if found.is_empty() {
+            let expected = DEFAULT_SPLITS.join(", ");
+            let reason =
+                format!("found {}, expected splits named {expected}; name others with --split", list(&names));
+            return Err(Error::Data { path: folder.into(), reason });
+        }
+        return Ok(found);
+    }
+    wanted
+        .iter()
+        .map(|name| find(name).map(split).ok_or_else(|| unknown_split(name, folder, &names)))
+        .collect()
+}
+
+/// The files of `data.eval`, for a run without splits.
+fn splits_of_run(run: Option<&RunData>, wanted: &[String]) -> Result<Vec<Split>> {
+    let Some(run) = run else {
+        return Err(Error::Usage(
+            "no --splits-dir and no --data, and the model is not part of a run whose configuration names one"
+                .into(),
+        ));
+    };
+    let available: Vec<Split> = run
+        .eval
+        .iter()
+        .map(|source| Split { name: file_stem(source).to_owned(), source: source.clone() })
+        .collect();
+    if available.is_empty() {
+        let reason = "has neither data.splits_dir nor data.eval; give --splits-dir or --data".into();
+        return Err(Error::Data { path: run.path.clone(), reason });
+    }
+    if wanted.is_empty() {
+        return Ok(available);
+    }
+    let names: Vec<&str> = available.iter().map(|split| split.name.as_str()).collect();
+    let unknown = wanted.iter().find(|name| !names.contains(&name.as_str()));
+    if let Some(name) = unknown {
+        return Err(unknown_split(name, &run.path, &names));
+    }
+    Ok(available.into_iter().filter(|split| wanted.contains(&split.name)).collect())
+}
+
+fn unknown_split(name: &str, place: &Path, names: &[&str]) -> Error {
+    Error::Usage(format!("--split {name}: not in {}, which has {}", place.display(), list(names)))
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "no splits".into() } else { names.join(", ") }
+}
+
+/// The split files of a folder, by name.
+fn split_files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let Some(file) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if path.is_file() && file != "manifest.json" && EXTENSIONS.iter().any(|end| file.ends_with(end)) {
+            files.push((file_stem(file).to_owned(), path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A file's name without folders and without the ends that say its format.
+fn file_stem(source: &str) -> &str {
+    let name = source.rsplit('/').next().unwrap_or(source);
+    let longest = EXTENSIONS.iter().filter(|end| name.ends_with(**end)).map(|end| end.len()).max();
+    match longest {
+        Some(length) if length < name.len() => &name[..name.len() - length],
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::fs;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: EvalArgs,
+    }
+
+    fn args(line: &str) -> EvalArgs {
+        Line::parse_from(std::iter::once("eval").chain(line.split_whitespace())).args
+    }
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|file| fs::write(folder.path().join(file), "").unwrap());
+        folder
+    }
+
+    fn names(splits: &[Split]) -> Vec<&str> {
+        splits.iter().map(|split| split.name.as_str()).collect()
+    }
+
+    #[test]
+    fn all_splits_but_train_in_the_order_of_the_scenarios() {
+        let folder = folder(&[
+            "train.jsonl",
+            "mutual-disjoint.jsonl.zst",
+            "in-domain.jsonl",
+            "prompt-disjoint.parquet",
+            "response-disjoint.json",
+            "manifest.json",
+            "notes.txt",
+        ]);
+        let path = folder.path().display().to_string();
+        let found = chosen_splits(&args(&format!("--splits-dir {path}")), None).unwrap();
+        assert_eq!(names(&found), DEFAULT_SPLITS);
+        assert_eq!(found[3].source, format!("{path}/mutual-disjoint.jsonl.zst"));
+        let found =
+            chosen_splits(&args(&format!("--splits-dir {path} --split train --split in-domain")), None);
+        assert_eq!(names(&found.unwrap()), ["train", "in-domain"]);
+        let error = chosen_splits(&args(&format!("--splits-dir {path} --split nope")), None).unwrap_err();
+        let all = "in-domain, mutual-disjoint, prompt-disjoint, response-disjoint, train";
+        assert_eq!(error.to_string(), format!("--split nope: not in {path}, which has {all}"));
+    }
+
+    #[test]
+    fn the_runs_splits_are_the_default() {
+        let folder = folder(&["in-domain.jsonl", "own.jsonl"]);
+        let run = RunData { splits_dir: Some(folder.path().into()), ..RunData::default() };
+        assert_eq!(names(&chosen_splits(&args(""), Some(&run)).unwrap()), ["in-domain"]);
+        assert_eq!(names(&chosen_splits(&args("--split own"), Some(&run)).unwrap()), ["own"]);
+        assert_eq!(names(&chosen_splits(&args("--data x/own.jsonl.gz"), Some(&run)).unwrap()), ["own"]);
+        let both =
+            chosen_splits(&args("--split own --data x/own.jsonl.gz --data a.json"), Some(&run)).unwrap();
+        assert_eq!(names(&both), ["own", "x/own.jsonl.gz", "a"]);
+        assert!(chosen_splits(&args(""), None).unwrap_err().to_string().contains("--splits-dir"));
+    }
+
+    #[test]
+    fn a_run_without_splits_has_its_eval_files() {
+        let run = RunData { eval: vec!["d/a.jsonl".into(), "d/b.parquet".into()], ..RunData::default() };
+        assert_eq!(names(&chosen_splits(&args(""), Some(&run)).unwrap()), ["a", "b"]);
+        assert_eq!(names(&chosen_splits(&args("--split b"), Some(&run)).unwrap()), ["b"]);
+        let error = chosen_splits(&args("--split c"), Some(&run)).unwrap_err().to_string();
+        assert!(error.ends_with("which has a, b"), "{error}");
+        assert!(chosen_splits(&args(""), Some(&RunData::default())).is_err());
+    }
+
+    #[test]
+    fn a_folder_without_the_scenarios_lists_what_it_has() {
+        let folder = folder(&["a.jsonl"]);
+        let error = splits_in(folder.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("found a, expected splits named in-domain"), "{error}");
+        assert!(matches!(splits_in(&folder.path().join("absent"), &[]), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_split_is_named_after_its_file() {
+        for (source, name) in [
+            ("a/b.jsonl", "b"),
+            ("b.jsonl.zst", "b"),
+            ("b.parquet", "b"),
+            ("b.c.json", "b.c"),
+            ("b", "b"),
+            (".jsonl", ".jsonl"),
+            ("hf://datasets/o/n/b.parquet", "b"),
+        ] {
+            assert_eq!(file_stem(source), name);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A reward model ready to score: folder, tokenizer and weights, as `eval` and `score` need them.
+
+use super::run_folder;
+use crate::data::config::ChatTemplateSource;
+use crate::data::tokenize::{DateOrigin, EncodeConversation};
+use crate::data::{Message, Tokenizer};
+use crate::eval::{DEFAULT_BATCH_TOKENS, SequenceScorer};
+use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::config_json::{self, HeadKind};
+use crate::model::reward_model::HeadInit;
+use crate::model::{DeviceChoice, RewardModel};
+use crate::{Error, Result, hub};
+use jiff::civil::Date;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Flags about the model that `eval` and `score` share.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelFlags {
+    /// Most tokens of one rendered conversation [default: what the model was made for]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_length: Option<u32>,
+    /// The date that a chat template prints as today's [default: the one stored with the model, else today]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<Date>,
+    /// A .jinja file instead of the tokenizer's own chat template
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// auto | cpu | cuda | cuda:N
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    pub device: DeviceChoice,
+    /// Compute precision: f32 | bf16 | f16 [default: f32 on the CPU, bf16 on CUDA]
+    #[arg(long, value_parser = parse_dtype)]
+    pub dtype: Option<Dtype>,
+    /// Tokens computed at once; a memory knob, results do not depend on it
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_tokens: u32,
+}
+
+impl ModelFlags {
+    pub(super) fn batch_tokens(&self) -> usize {
+        self.batch_tokens as usize
+    }
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    match text.split_once(':') {
+        None if text == "auto" => Ok(DeviceChoice::Auto),
+        None if text == "cpu" => Ok(DeviceChoice::Cpu),
+        None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
+        Some(("cuda", index)) => index.parse().map(DeviceChoice::Cuda).map_err(|_| expected_device()),
+        _ => Err(expected_device()),
+    }
+}
+
+fn expected_device() -> String {
+    "expected auto, cpu, cuda or cuda:N".into()
+}
+
+fn parse_dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::Bf16),
+        "f16" => Ok(Dtype::F16),
+        _ => Err("expected f32, bf16 or f16".into()),
+    }
+}
+
+/// A model that scores, and the tokenizer that speaks its language.
+pub struct LoadedModel {
+    pub scorer: Box<dyn SequenceScorer>,
+    pub tokenizer: Arc<dyn EncodeConversation>,
+    /// Tokens of context that the model was made for.
+    pub max_positions: usize,
+    /// What reports call it: its folder, or its hub id.
+    pub name: String,
+}
+
+impl LoadedModel {
+    /// Loads `model`: a run directory, a checkpoint or sequence-classification folder, or a hub id.
+    ///
+    /// # Errors
+    /// What is wrong with the folder, its tokenizer or its weights, naming the file.
+    pub fn load(model: &str, flags: &ModelFlags) -> Result<Self> {
+        let folder = folder_of(model)?;
+        let config = config_json::read_config(&folder)?;
+        if config.head == HeadKind::CausalLm {
+            return Err(Error::model(
+                folder.join("config.json"),
+                "found a language model without a reward head, expected a sequence-classification model \
+                 (architectures: LlamaForSequenceClassification or Qwen2ForSequenceClassification); \
+                 `rmtrain fit` trains one from it",
+            ));
+        }
+        let template = flags.chat_template.clone().map_or(ChatTemplateSource::Auto, ChatTemplateSource::File);
+        let tokenizer = Tokenizer::load(&folder, &template, flags.date)?;
+        if tokenizer.date_origin() == Some(DateOrigin::Today) {
+            let today = tokenizer.template().date();
+            eprintln!(
+                "hint: the chat template prints today's date, so scores change with the calendar; --date {today} fixes it"
+            );
+        }
+        let tokenizer = CheckedTokenizer { tokenizer, vocab_size: config.decoder.vocab_size };
+        Ok(Self {
+            scorer: load_scorer(&folder, flags)?,
+            tokenizer: Arc::new(tokenizer),
+            max_positions: config.decoder.max_position_embeddings,
+            name: if Path::new(model).is_dir() { folder.display().to_string() } else { model.to_owned() },
+        })
+    }
+}
+
+/// The engine's part: the weights on their device.
+fn load_scorer(folder: &Path, flags: &ModelFlags) -> Result<Box<dyn SequenceScorer>> {
+    let device = flags.device.open()?;
+    // Never drawn: a folder without a head was refused above.
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    Ok(Box::new(RewardModel::load(folder, &device, flags.dtype, head)?))
+}
+
+/// The model folder that `model` means.
+fn folder_of(model: &str) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if !path.is_dir() {
+        return hub::resolve_model(model, None);
+    }
+    if path.join("config.json").is_file() {
+        return Ok(path.to_path_buf());
+    }
+    run_folder::final_of(path)
+}
+
+/// A tokenizer whose ids the model knows: an id past the embedding names its row instead of failing in a kernel.
+struct CheckedTokenizer {
+    tokenizer: Tokenizer,
+    vocab_size: usize,
+}
+
+impl EncodeConversation for CheckedTokenizer {
+    fn render(&self, messages: &[Message]) -> Result<String> {
+        self.tokenizer.render(messages)
+    }
+
+    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(messages)?;
+        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            None => Ok(ids),
+            Some(&id) => Err(Error::Tokenizer {
+                path: self.tokenizer.folder().join("tokenizer.json"),
+                reason: format!(
+                    "token {:?} has id {id}, the model's vocabulary ends at {}",
+                    self.tokenizer.tokens_of(&[id]).concat(),
+                    self.vocab_size.saturating_sub(1)
+                ),
+            }),
+        }
+    }
+
+    fn bos_token_id(&self) -> Option<u32> {
+        self.tokenizer.bos_token_id()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.tokenizer.fingerprint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_precisions_are_read() {
+        assert_eq!(parse_device("auto"), Ok(DeviceChoice::Auto));
+        assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cpu:0"] {
+            assert!(parse_device(wrong).unwrap_err().contains("expected auto"), "{wrong}");
+        }
+        assert_eq!(parse_dtype("bf16"), Ok(Dtype::Bf16));
+        assert!(parse_dtype("int8").is_err());
+    }
+}

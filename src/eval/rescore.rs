@@ -1,0 +1,401 @@
+//! Rows back with their scores, in order: what `score` does between its input and its output.
+
+use super::evaluate::{Progress, encode_response, take_group, too_long};
+use super::scorer::score_groups;
+use super::window::{Limits, Windows};
+use super::{Origin, Scored, SequenceScorer};
+use crate::data::tokenize::EncodeConversation;
+use crate::data::{Example, RowKind, TokenGroup};
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// What happens at a row that cannot be scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// Stop there, after the rows before it.
+    Fail,
+    /// Write {"line": N, "error": ".."} in its place and go on.
+    Keep,
+}
+
+/// How rows become sequences, and how many are computed at once.
+#[derive(Debug, Clone, Copy)]
+pub struct ScoreOptions {
+    /// Most tokens of one rendered conversation; a longer one is an error of its row.
+    pub max_length: usize,
+    pub on_error: OnError,
+    /// Tokens computed at once; scores do not depend on it.
+    pub batch_tokens: usize,
+}
+
+/// What was scored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScoreSummary {
+    pub done: Progress,
+    /// Rows that came back as an error.
+    pub failed: u64,
+    /// Fields that had a score's name in the input and are now called `input_..`, with the number of rows.
+    pub renamed: BTreeMap<&'static str, u64>,
+}
+
+/// A row that was read but not yet scored.
+struct Row {
+    origin: Origin,
+    fields: Map<String, Value>,
+    kind: RowKind,
+    group: TokenGroup,
+    tokens: usize,
+}
+
+/// Writes every row of `rows` to `out` as one line of JSON, with `score` (one response), `score_chosen` and
+/// `score_rejected` (a pair) or `scores` (k responses) added.
+///
+/// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
+/// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
+///
+/// # Errors
+/// A row's error under [`OnError::Fail`], after the rows before it are written; in both modes the source's errors
+/// that are not of one row, the scorer's, [`Error::Interrupted`], and [`Error::Io`] of `out`.
+pub fn score_rows(
+    rows: impl Iterator<Item = Result<(Origin, Value)>> + Send + 'static,
+    parse: impl Fn(Value) -> Result<Example, String> + Send + Sync + 'static,
+    encoder: Arc<dyn EncodeConversation>,
+    scorer: &dyn SequenceScorer,
+    options: &ScoreOptions,
+    (out_name, out): (&str, &mut dyn Write),
+    mut progress: impl FnMut(Progress),
+) -> Result<ScoreSummary> {
+    let max_length = options.max_length;
+    let windows = Windows::spawn(
+        rows,
+        Limits::for_batches_of(options.batch_tokens),
+        |row| row.as_ref().map_or(0, |(_, value)| json_bytes(value)),
+        move |row: Result<(Origin, Value)>| {
+            let (origin, value) = row?;
+            prepare(origin, value, &parse, encoder.as_ref(), max_length)
+        },
+        |row: &Result<Row>| row.as_ref().map_or(0, |row| row.tokens),
+    )?;
+
+    let write = |out: &mut dyn Write, fields: &Value| -> Result<()> {
+        serde_json::to_writer(&mut *out, fields)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(Error::io(out_name))
+    };
+    let is_kept = |error: &Error| options.on_error == OnError::Keep && matches!(error, Error::Row { .. });
+    let mut summary = ScoreSummary::default();
+    for window in windows {
+        let mut rows = window?;
+        // What follows the row that ends the run need not be scored.
+        if let Some(last) = rows.iter().position(|row| row.as_ref().is_err_and(|error| !is_kept(error))) {
+            rows.truncate(last + 1);
+        }
+        let groups = rows.iter_mut().flatten().map(|row| take_group(&mut row.group)).collect();
+        let mut scored = score_groups(scorer, groups, options.batch_tokens)?.into_iter();
+        for row in rows {
+            summary.done.rows += 1;
+            let answer = row.and_then(|row| {
+                let scores = scored.next().unwrap_or_default();
+                summary.done.sequences += scores.len() as u64;
+                summary.done.tokens += row.tokens as u64;
+                answer(row, &scores, &mut summary.renamed)
+            });
+            match answer {
+                Ok(fields) => write(out, &Value::Object(fields))?,
+                Err(Error::Row { line, reason, .. }) if options.on_error == OnError::Keep => {
+                    summary.failed += 1;
+                    write(out, &json!({ "line": line, "error": reason }))?;
+                }
+                Err(error) => {
+                    out.flush().map_err(Error::io(out_name))?;
+                    return Err(error);
+                }
+            }
+        }
+        out.flush().map_err(Error::io(out_name))?;
+        progress(summary.done);
+    }
+    Ok(summary)
+}
+
+/// Parses and tokenizes one row.
+fn prepare(
+    origin: Origin,
+    value: Value,
+    parse: impl Fn(Value) -> Result<Example, String>,
+    encoder: &dyn EncodeConversation,
+    max_length: usize,
+) -> Result<Row> {
+    let example = parse(value.clone()).map_err(|reason| origin.error(reason))?;
+    let Value::Object(fields) = value else {
+        return Err(origin.error("a row is a JSON object"));
+    };
+    let mut sequences = Vec::with_capacity(example.responses.len());
+    for response in 0..example.responses.len() {
+        let ids = encode_response(&origin, &example, response, encoder)?;
+        if ids.len() > max_length {
+            let which = match (example.kind, response) {
+                (RowKind::Single, _) => String::new(),
+                (RowKind::Pair, 0) => " (chosen)".into(),
+                (RowKind::Pair, _) => " (rejected)".into(),
+                (RowKind::Ranked, i) => format!(" (response {} of {})", i + 1, example.responses.len()),
+            };
+            return Err(origin.error(too_long(ids.len(), max_length) + &which));
+        }
+        sequences.push(ids);
+    }
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok(Row { origin, fields, kind: example.kind, group: TokenGroup { sequences }, tokens })
+}
+
+/// The row's own fields and its scores.
+fn answer(
+    mut row: Row,
+    scores: &[Scored],
+    renamed: &mut BTreeMap<&'static str, u64>,
+) -> Result<Map<String, Value>> {
+    if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
+        return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
+    }
+    let rewards: Vec<Value> = scores.iter().map(|s| json!(s.reward)).collect();
+    let mut add = |key: &'static str, input_key: &'static str, score: Value| {
+        if let Some(own) = row.fields.insert(key.into(), score) {
+            *renamed.entry(key).or_default() += 1;
+            row.fields.entry(input_key).or_insert(own);
+        }
+    };
+    match (row.kind, rewards.as_slice()) {
+        (RowKind::Single, [score]) => add("score", "input_score", score.clone()),
+        (RowKind::Pair, [chosen, rejected]) => {
+            add("score_chosen", "input_score_chosen", chosen.clone());
+            add("score_rejected", "input_score_rejected", rejected.clone());
+        }
+        (RowKind::Ranked, _) => add("scores", "input_scores", Value::Array(rewards)),
+        (kind, _) => {
+            let found = rewards.len();
+            return Err(row.origin.error(format!("a {kind:?} row cannot have {found} responses")));
+        }
+    }
+    Ok(row.fields)
+}
+
+/// About the size of a value's text, in bytes, for the bounds on what is held.
+fn json_bytes(value: &Value) -> usize {
+    16 + match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(json_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + json_bytes(value)).sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Message, Response};
+    use crate::eval::scorer::tests::{IdScorer, reward_of};
+    use crate::eval::test_support::ByteEncoder;
+
+    fn parse(value: Value) -> Result<Example, String> {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).ok_or(format!("no {key}"));
+        let response = |text: &str| Response {
+            messages: vec![Message::new("assistant", text)],
+            score: None,
+            model: None,
+        };
+        let (kind, responses) = if let Some(all) = value.get("responses").and_then(Value::as_array) {
+            (RowKind::Ranked, all.iter().filter_map(Value::as_str).map(response).collect())
+        } else if value.get("chosen").is_some() {
+            (RowKind::Pair, vec![response(text("chosen")?), response(text("rejected")?)])
+        } else {
+            (RowKind::Single, vec![response(text("response")?)])
+        };
+        let prompt = vec![Message::new("user", text("prompt")?)];
+        Ok(Example { kind, id: None, source: None, prompt, responses, margin: None })
+    }
+
+    fn origin(line: u64) -> Origin {
+        Origin { path: std::path::Path::new("in.jsonl").into(), line }
+    }
+
+    fn rows(texts: &[&str]) -> Vec<Result<(Origin, Value)>> {
+        texts
+            .iter()
+            .zip(1..)
+            .map(|(text, line)| match serde_json::from_str(text) {
+                Ok(value) => Ok((origin(line), value)),
+                Err(error) => Err(origin(line).error(error.to_string())),
+            })
+            .collect()
+    }
+
+    fn score(
+        rows: Vec<Result<(Origin, Value)>>,
+        on_error: OnError,
+        batch_tokens: usize,
+    ) -> (Result<ScoreSummary>, Vec<String>) {
+        let mut out = Vec::new();
+        let options = ScoreOptions { max_length: 40, on_error, batch_tokens };
+        let summary = score_rows(
+            rows.into_iter(),
+            parse,
+            Arc::new(ByteEncoder),
+            &IdScorer::default(),
+            &options,
+            ("out", &mut out),
+            |_| {},
+        );
+        (summary, String::from_utf8(out).unwrap().lines().map(String::from).collect())
+    }
+
+    fn reward(prompt: &str, response: &str) -> f64 {
+        reward_of(&ByteEncoder::ids(prompt, response))
+    }
+
+    #[test]
+    fn each_kind_is_answered_in_kind_and_keeps_its_fields() {
+        let (summary, lines) = score(
+            rows(&[
+                r#"{"zebra":1e-7,"prompt":"p","response":"r","n":1.0,"big":18446744073709551615}"#,
+                r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
+                r#"{"prompt":"p","responses":["a","b","c"],"nested":{"b":1,"a":[null,0.1]}}"#,
+                r#"{"prompt":"p","responses":[]}"#,
+            ]),
+            OnError::Fail,
+            1000,
+        );
+        let (a, b, c) = (reward("p", "a"), reward("p", "b"), reward("p", "c"));
+        assert_eq!(
+            lines,
+            [
+                format!(
+                    r#"{{"zebra":1e-7,"prompt":"p","response":"r","n":1.0,"big":18446744073709551615,"score":{:?}}}"#,
+                    reward("p", "r")
+                ),
+                format!(
+                    r#"{{"prompt":"p","chosen":"good","rejected":"bad","score_chosen":{:?},"score_rejected":{:?}}}"#,
+                    reward("p", "good"),
+                    reward("p", "bad")
+                ),
+                format!(
+                    r#"{{"prompt":"p","responses":["a","b","c"],"nested":{{"b":1,"a":[null,0.1]}},"scores":[{a:?},{b:?},{c:?}]}}"#
+                ),
+                r#"{"prompt":"p","responses":[],"scores":[]}"#.into(),
+            ]
+        );
+        let summary = summary.unwrap();
+        assert_eq!((summary.done.rows, summary.done.sequences, summary.failed), (4, 6, 0));
+    }
+
+    #[test]
+    fn scores_round_trip() {
+        let (_, lines) = score(rows(&[r#"{"prompt":"p","response":"r"}"#]), OnError::Fail, 1000);
+        let value: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(value["score"].as_f64().unwrap().to_bits(), reward("p", "r").to_bits());
+    }
+
+    #[test]
+    fn a_gold_field_of_the_same_name_is_kept_under_another() {
+        let (summary, lines) = score(
+            rows(&[r#"{"prompt":"p","responses":["a"],"scores":[9.5],"id":"x"}"#]),
+            OnError::Fail,
+            1000,
+        );
+        let a = reward("p", "a");
+        assert_eq!(
+            lines,
+            [format!(r#"{{"prompt":"p","responses":["a"],"scores":[{a:?}],"id":"x","input_scores":[9.5]}}"#)]
+        );
+        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("scores", 1)]));
+    }
+
+    #[test]
+    fn a_bad_row_ends_the_run_after_the_rows_before_it() {
+        let bad = rows(&[r#"{"prompt":"p","response":"r"}"#, "{oops", r#"{"prompt":"p","response":"s"}"#]);
+        let (summary, lines) = score(bad, OnError::Fail, 1000);
+        let error = summary.unwrap_err();
+        assert!(error.to_string().starts_with("in.jsonl:2: "), "{error}");
+        assert_eq!((error.exit_code(), lines.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_bad_row_comes_back_in_its_place_where_it_is_kept() {
+        let long = format!(r#"{{"prompt":"p","responses":["a","{}"]}}"#, "x".repeat(60));
+        let bad = rows(&["{oops", r#"{"prompt":"p","response":"r"}"#, r#"{"prompt":1}"#, "[]", &long]);
+        let (summary, lines) = score(bad, OnError::Keep, 1000);
+        assert_eq!(summary.unwrap().failed, 4);
+        let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 5);
+        for (at, needle) in
+            [(0, "key must be a string"), (2, "no response"), (3, "no response"), (4, "more than the 40")]
+        {
+            assert_eq!(lines[at]["line"], at + 1);
+            assert!(lines[at]["error"].as_str().unwrap().contains(needle), "{}", lines[at]);
+        }
+        assert!(lines[4]["error"].as_str().unwrap().ends_with("(response 2 of 2)"), "{}", lines[4]);
+        assert_eq!(lines[1]["score"], reward("p", "r"));
+    }
+
+    #[test]
+    fn an_error_of_the_file_ends_the_run_in_both_modes() {
+        let mut broken = rows(&[r#"{"prompt":"p","response":"r"}"#]);
+        broken.push(Err(Error::Data { path: "in.gz".into(), reason: "ends in the middle".into() }));
+        let (summary, lines) = score(broken, OnError::Keep, 1000);
+        assert_eq!(summary.unwrap_err().to_string(), "in.gz: ends in the middle");
+        assert_eq!(lines.len(), 1);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_an_error_of_its_row() {
+        struct Diverged;
+        impl SequenceScorer for Diverged {
+            fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0 };
+                Ok(groups.iter().map(|g| vec![nan; g.sequences.len()]).collect())
+            }
+        }
+        let mut out = Vec::new();
+        let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99 };
+        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]).into_iter();
+        score_rows(one, parse, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {})
+            .unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("reward is NaN"));
+    }
+
+    #[test]
+    fn order_and_scores_do_not_depend_on_the_batch_size() {
+        let texts: Vec<String> = (0..700)
+            .map(|i| format!(r#"{{"prompt":"p{}","response":"{}"}}"#, i % 10, "x".repeat(i * 7 % 25)))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (_, expected) = score(rows(&texts), OnError::Fail, 1_000_000);
+        assert_eq!(expected.len(), 700);
+        for batch_tokens in [1, 50, 1000] {
+            assert_eq!(score(rows(&texts), OnError::Fail, batch_tokens).1, expected);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_an_io_error_with_its_kind() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]).into_iter();
+        let scorer = IdScorer::default();
+        let error =
+            score_rows(one, parse, Arc::new(ByteEncoder), &scorer, &options, ("stdout", &mut Closed), |_| {})
+                .unwrap_err();
+        assert!(matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe));
+    }
+}

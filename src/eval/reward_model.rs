@@ -1,0 +1,24 @@
+//! The real model as a scorer.
+
+use super::{Scored, SequenceScorer};
+use crate::Result;
+use crate::data::TokenGroup;
+use crate::model::{Keep, Pack, RewardModel};
+
+impl SequenceScorer for RewardModel {
+    /// One forward pass over all groups, prefixes shared, nothing kept.
+    fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+        let pack = Pack::new(groups);
+        if pack.last.is_empty() {
+            return Ok(vec![Vec::new(); groups.len()]);
+        }
+        let forward = self.forward(&pack, Keep::Nothing)?;
+        let width = self.config().hidden_size;
+        let mut scored =
+            forward.rewards.iter().zip(forward.hidden.chunks_exact(width)).map(|(&reward, hidden)| {
+                let squares: f64 = hidden.iter().map(|&h| f64::from(h) * f64::from(h)).sum();
+                Scored { reward, hidden_norm: squares.sqrt() }
+            });
+        Ok(groups.iter().map(|group| scored.by_ref().take(group.sequences.len()).collect()).collect())
+    }
+}

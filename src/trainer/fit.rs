@@ -1,0 +1,366 @@
+//! The loop: step, gate, clip, update, log, evaluate, save, resume.
+
+use super::config::{Config, Duration};
+use super::memory::Memory;
+use super::metrics::{EvalLine, MetricsFile, StepLine};
+use super::progress::Progress;
+use super::step::{StepPlan, step};
+use crate::base::interrupt;
+use crate::checkpoint::{self, Best, Checkpoints, LoopState, optimizer, trainer_state};
+use crate::data::loader::Batch;
+use crate::data::tokenize::EncodeConversation;
+use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
+use crate::eval::{self, EvalReport, Origin, SequenceScorer, SplitReport, Splits, evaluate_split};
+use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::reward_model::HeadInit;
+use crate::model::{RewardModel, pack};
+use crate::optim::{self, AdamW, clip, schedule};
+use crate::{Error, Result, objective};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Rows of an evaluation set.
+pub type Rows = Box<dyn Iterator<Item = Result<(Origin, Example)>> + Send>;
+
+/// One set that is evaluated during training.
+pub struct EvalSet {
+    pub name: String,
+    /// Opens the rows from the start.
+    pub open: Box<dyn Fn() -> Result<Rows>>,
+}
+
+/// The batches of a run from a step on.
+pub type Batches = Box<dyn Iterator<Item = Result<Batch>>>;
+
+/// Everything a run needs.
+pub struct Setup<'a> {
+    /// The run's folder.
+    pub run: &'a Path,
+    pub model: RewardModel,
+    pub tokenizer: &'a Tokenizer,
+    pub encoder: Arc<dyn EncodeConversation>,
+    pub pad_token_id: u32,
+    pub objective: Vec<objective::Config>,
+    pub optim: &'a optim::Config,
+    pub config: &'a Config,
+    pub eval_options: eval::Options,
+    pub eval_sets: Vec<EvalSet>,
+    pub total_steps: u64,
+    pub data_fingerprint: String,
+    /// Opens the batches after so many steps.
+    pub batches: Box<dyn FnOnce(u64) -> Result<Batches> + 'a>,
+    /// The checkpoint to go on from; the model has been loaded from it.
+    pub resume: Option<(PathBuf, LoopState)>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// `final/` is written. The report is that of the last evaluation.
+    Finished { steps: u64, report: Option<EvalReport>, best: Option<Best>, stopped_early: bool },
+    /// The user asked to stop; the checkpoint has everything.
+    Interrupted { step: u64, checkpoint: PathBuf },
+}
+
+/// Pairs whose rewards are compared after the final save.
+const PROBE_PAIRS: usize = 8;
+
+/// Trains to the end, or to an interrupt.
+///
+/// # Errors
+/// [`Error::NonFinite`] with nothing updated; [`Error::Training`] where rewards are degenerate from the start; I/O
+/// and device errors. Checkpoints on disk stay usable in every case.
+pub fn fit(setup: Setup) -> Result<Outcome> {
+    let resume = setup.resume.clone();
+    let mut run = Run::start(setup)?;
+    let first = resume.as_ref().map_or(0, |(_, state)| state.step);
+    let batches = run.batches.take().map(|open| open(first)).transpose()?;
+    let mut waiting = Instant::now();
+    let mut stopped_early = false;
+    for batch in batches.into_iter().flatten() {
+        run.train_step(batch?, waiting)?;
+        let last = run.state.step == run.total_steps;
+        let mut due = last || is_due(run.config.save_every, run.state.step);
+        if last || is_due(run.config.eval_every, run.state.step) {
+            match run.evaluate() {
+                Ok(improved) => due |= improved,
+                // The step is done and saved below; the evaluation is repeated by whoever resumes.
+                Err(Error::Interrupted) => {
+                    run.metrics_back_to_step()?;
+                    return run.interrupted();
+                }
+                Err(error) => return Err(error),
+            }
+            let patience = run.config.early_stopping_patience;
+            stopped_early = patience.is_some_and(|p| run.state.evaluations_without_improvement >= p) && !last;
+        }
+        if interrupt::requested() && !last {
+            return run.interrupted();
+        }
+        if due || stopped_early {
+            run.save()?;
+        }
+        if stopped_early {
+            break;
+        }
+        waiting = Instant::now();
+    }
+    run.finish(stopped_early)
+}
+
+fn is_due(every: Option<u64>, step: u64) -> bool {
+    every.is_some_and(|every| step.is_multiple_of(every))
+}
+
+/// A run in progress.
+struct Run<'a> {
+    folder: &'a Path,
+    model: RewardModel,
+    tokenizer: &'a Tokenizer,
+    encoder: Arc<dyn EncodeConversation>,
+    pad_token_id: u32,
+    optim: &'a optim::Config,
+    config: &'a Config,
+    eval_options: eval::Options,
+    eval_sets: Vec<EvalSet>,
+    total_steps: u64,
+    batches: Option<Box<dyn FnOnce(u64) -> Result<Batches> + 'a>>,
+    plan: StepPlan,
+    optimizer: AdamW,
+    gradients: optim::Gradients,
+    metrics: MetricsFile,
+    checkpoints: Checkpoints,
+    state: LoopState,
+    progress: Progress,
+    probe: Vec<TokenPair>,
+    report: Option<EvalReport>,
+    saved_step: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn start(setup: Setup<'a>) -> Result<Self> {
+        let Setup { run: folder, mut model, optim, config, resume, .. } = setup;
+        let head = model.head();
+        model.parameters_mut().set_decays(head, optim.decay_head);
+        let mut optimizer = AdamW::new(optim, model.parameters())?;
+        let state = match &resume {
+            Some((checkpoint, state)) => {
+                optimizer::read(checkpoint, &mut optimizer, model.parameters())?;
+                state.clone()
+            }
+            None => LoopState {
+                version: checkpoint::VERSION,
+                step: 0,
+                total_steps: setup.total_steps,
+                metrics_bytes: 0,
+                data_fingerprint: setup.data_fingerprint,
+                best: None,
+                evaluations_without_improvement: 0,
+            },
+        };
+        let checkpoints = Checkpoints::of_run(folder);
+        checkpoints.remove_temporaries()?;
+        checkpoint::remove_temporaries(folder)?;
+        let plan = StepPlan {
+            terms: setup.objective,
+            micro_batch_tokens: config.micro_batch_tokens,
+            memory: Memory::new(model.config(), config),
+        };
+        Ok(Self {
+            folder,
+            tokenizer: setup.tokenizer,
+            encoder: setup.encoder,
+            pad_token_id: setup.pad_token_id,
+            optim,
+            config,
+            eval_options: setup.eval_options,
+            eval_sets: setup.eval_sets,
+            total_steps: setup.total_steps,
+            batches: Some(setup.batches),
+            plan,
+            optimizer,
+            gradients: model.gradients()?,
+            metrics: MetricsFile::open(&folder.join("metrics.jsonl"), state.metrics_bytes)?,
+            checkpoints,
+            progress: Progress::new(state.step, setup.total_steps),
+            saved_step: resume.map(|(_, state)| state.step),
+            state,
+            model,
+            probe: Vec::new(),
+            report: None,
+        })
+    }
+
+    fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
+        if self.probe.is_empty() {
+            self.probe = batch.pairs.iter().take(PROBE_PAIRS).cloned().collect();
+        }
+        let number = batch.step;
+        let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
+        let d = &result.diagnostics;
+        if number == 1 && d.ties * 2 > result.pairs as u64 && d.head_norm > 0.0 {
+            return Err(Error::Training {
+                step: number,
+                reason: format!(
+                    "{} of {} pairs have equal rewards: chosen and rejected look the same to the model; check the \
+                     chat template and the rows (the first example is printed above)",
+                    d.ties, result.pairs
+                ),
+            });
+        }
+        let lr = schedule::learning_rate(self.optim, number - 1, self.total_steps);
+        let scale = clip::factor(result.grad_norm, self.optim.max_grad_norm);
+        self.optimizer.step(self.model.parameters_mut(), &self.gradients, lr, scale)?;
+        let line = StepLine::new(number, batch.epoch, lr, started.elapsed().as_secs_f64(), &result);
+        self.metrics.append(&line)?;
+        self.state.step = number;
+        self.state.metrics_bytes = self.metrics.bytes();
+        self.progress.step(&line);
+        Ok(())
+    }
+
+    /// Evaluates every set, logs the figures, and says whether this is the best step so far.
+    fn evaluate(&mut self) -> Result<bool> {
+        let mut splits = Vec::new();
+        for set in &self.eval_sets {
+            self.progress.note(&format!("evaluating {}", set.name));
+            let (rows, encoder) = ((set.open)()?, self.encoder.clone());
+            let report = evaluate_split(rows, encoder, &self.model, &self.eval_options, |_| {})?;
+            self.metrics.append(&EvalLine {
+                kind: "eval",
+                step: self.state.step,
+                split: &set.name,
+                report: &report,
+            })?;
+            self.progress.evaluated(&set.name, &report);
+            splits.push((set.name.clone(), report));
+        }
+        self.state.metrics_bytes = self.metrics.bytes();
+        let judged = judge(self.config.best_metric.as_deref(), &splits)?;
+        self.report = (!splits.is_empty())
+            .then(|| EvalReport { model: self.folder.display().to_string(), splits: Splits(splits) });
+        let Some((metric, value)) = judged else { return Ok(false) };
+        let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
+        if improved {
+            self.state.best = Some(Best { step: self.state.step, metric, value });
+            self.state.evaluations_without_improvement = 0;
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        Ok(improved)
+    }
+
+    /// Forgets the lines of an evaluation that was not finished.
+    fn metrics_back_to_step(&mut self) -> Result<()> {
+        self.metrics = MetricsFile::open(&self.folder.join("metrics.jsonl"), self.state.metrics_bytes)?;
+        Ok(())
+    }
+
+    fn interrupted(mut self) -> Result<Outcome> {
+        let checkpoint = self.save()?;
+        self.progress.finish();
+        Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
+    }
+
+    fn save(&mut self) -> Result<PathBuf> {
+        let step = self.state.step;
+        if self.saved_step == Some(step) {
+            return Ok(self.checkpoints.path(step));
+        }
+        self.progress.note("saving");
+        self.metrics.sync()?;
+        let metrics_path = self.folder.join("metrics.jsonl");
+        let metrics = std::fs::read_to_string(&metrics_path).map_err(Error::io(&metrics_path))?;
+        let epochs = match self.config.duration {
+            Duration::Epochs(epochs) => epochs,
+            Duration::MaxSteps(_) => 0.0,
+        };
+        let path = self.checkpoints.save(step, |folder| {
+            // Masters, whatever the compute dtype: a resumed run goes on from exactly these.
+            self.model.save(folder, self.pad_token_id, Dtype::F32)?;
+            self.tokenizer.save(folder, self.pad_token_id)?;
+            optimizer::write(folder, &self.optimizer, self.model.parameters())?;
+            trainer_state::write(folder, &self.state, epochs, &metrics)?;
+            self.state.write(folder)
+        })?;
+        self.saved_step = Some(step);
+        self.checkpoints.rotate(self.config.keep_last, self.state.best.as_ref().map(|b| b.step))?;
+        Ok(path)
+    }
+
+    fn finish(mut self, stopped_early: bool) -> Result<Outcome> {
+        self.save()?;
+        let dtype = self.model.dtype();
+        checkpoint::publish(&self.folder.join("final"), |folder| {
+            self.model.save(folder, self.pad_token_id, dtype)?;
+            self.tokenizer.save(folder, self.pad_token_id)?;
+            self.verify_saved(folder)
+        })?;
+        self.progress.finish();
+        Ok(Outcome::Finished {
+            steps: self.state.step,
+            report: self.report,
+            best: self.state.best,
+            stopped_early,
+        })
+    }
+
+    /// Loads what was saved and scores the probe pairs with it: what is on disk is what was trained.
+    fn verify_saved(&self, folder: &Path) -> Result<()> {
+        let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+        let saved = RewardModel::load(folder, self.model.device(), Some(self.model.dtype()), head)?;
+        let groups: Vec<TokenGroup> = self
+            .probe
+            .iter()
+            .map(|pair| TokenGroup { sequences: vec![pair.chosen.clone(), pair.rejected.clone()] })
+            .collect();
+        let (trained, reloaded) = (self.model.score(&groups)?, saved.score(&groups)?);
+        for (i, (a, b)) in trained.iter().flatten().zip(reloaded.iter().flatten()).enumerate() {
+            // The head is saved in the compute dtype but used in f32 while training.
+            let tolerance = if self.model.dtype() == Dtype::F32 { 0.0 } else { 0.05 };
+            if (a.reward - b.reward).abs() > tolerance * (1.0 + a.reward.abs()) {
+                return Err(Error::checkpoint(
+                    folder,
+                    format!("sequence {i} scored {} before saving and {} after", a.reward, b.reward),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The metric that decides which step is best, and its value.
+fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Option<(String, f64)>> {
+    let Some(metric) = metric else {
+        let first = splits.first().and_then(|(name, report)| Some((name, report.metric, report.value()?)));
+        return Ok(first.map(|(name, metric, value)| {
+            let field = match metric {
+                eval::Metric::Accuracy => "accuracy",
+                eval::Metric::KendallTau => "kendall_tau",
+            };
+            (format!("{name}.{field}"), value)
+        }));
+    };
+    let unknown = |expected: String| {
+        Error::Usage(format!("train.best_metric: found \"{metric}\", expected {expected}"))
+    };
+    let (split, field) =
+        metric.rsplit_once('.').ok_or_else(|| unknown("SPLIT.FIELD, in-domain.accuracy say".into()))?;
+    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
+    let report = splits.iter().find(|(name, _)| name == split).map(|(_, report)| report);
+    let report = report.ok_or_else(|| unknown(format!("a split out of {}", names.join(", "))))?;
+    match field {
+        "accuracy" => Ok(report.accuracy.map(|value| (metric.to_owned(), value))),
+        "kendall_tau" => Ok(report.kendall_tau.map(|value| (metric.to_owned(), value))),
+        _ => Err(unknown("the field accuracy or kendall_tau".into())),
+    }
+}
+
+/// Packed and plain tokens of some pairs: what sharing prompts saves.
+pub fn token_counts(pairs: &[TokenPair]) -> (usize, usize) {
+    pairs.iter().fold((0, 0), |(packed, plain), pair| {
+        let group = [pair.chosen.clone(), pair.rejected.clone()];
+        (packed + pack::packed_tokens(&group), plain + pair.chosen.len() + pair.rejected.len())
+    })
+}

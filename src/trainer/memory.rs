@@ -1,0 +1,137 @@
+//! How much memory a step takes, and how its activations are held. The result is the same, bit for bit.
+
+use super::config;
+use crate::base::memory::available_bytes;
+use crate::model::DecoderConfig;
+
+/// How the activations of a step are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    Keep,
+    Recompute,
+    RewardsFirst,
+}
+
+/// The memory model of one run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    forced: Option<Activations>,
+    /// Bytes for activations; `None` where neither the user nor the system names a limit.
+    budget: Option<u64>,
+    /// Bytes a packed token takes when its activations are kept.
+    kept_per_token: u64,
+    /// Bytes a packed token takes when only layer inputs are kept.
+    inputs_per_token: u64,
+    /// Bytes a packed token takes while one layer runs, forward and backward.
+    working_per_token: u64,
+    /// Masters, gradients and moments.
+    pub static_bytes: u64,
+}
+
+const F32: u64 = 4;
+
+impl Memory {
+    /// For a model of this shape, on the CPU in f32.
+    pub fn new(decoder: &DecoderConfig, config: &config::Config) -> Self {
+        let hidden = decoder.hidden_size as u64;
+        let query = (decoder.num_heads * decoder.head_dim) as u64;
+        let key_value = (decoder.num_kv_heads * decoder.head_dim) as u64;
+        let intermediate = decoder.intermediate_size as u64;
+        let layers = decoder.num_layers as u64;
+        // Input, middle; q, attention output and its log-sum-exp; k, v; gate, up.
+        let layer = 2 * hidden + 2 * query + decoder.num_heads as u64 + 2 * key_value + 2 * intermediate;
+        let static_bytes = decoder.parameter_count() * 4 * F32;
+        let budget = match config.memory_budget_gib {
+            Some(gib) => Some(((gib * (1u64 << 30) as f64) as u64).saturating_sub(static_bytes)),
+            // Called once the model is loaded: gradients and moments are still to come.
+            None => available_bytes().map(|free| (free / 10 * 8).saturating_sub(static_bytes / 4 * 3)),
+        };
+        Self {
+            forced: match config.activations {
+                config::Activations::Auto => None,
+                config::Activations::Keep => Some(Activations::Keep),
+                config::Activations::Recompute => Some(Activations::Recompute),
+                config::Activations::RewardsFirst => Some(Activations::RewardsFirst),
+            },
+            budget,
+            kept_per_token: F32 * layer * layers,
+            inputs_per_token: F32 * hidden * layers,
+            working_per_token: F32 * 2 * (layer + 2 * hidden + 2 * intermediate),
+            static_bytes,
+        }
+    }
+
+    /// How to hold a step of `tokens` packed tokens whose largest micro-batch has `largest`.
+    pub fn choose(&self, tokens: usize, largest: usize) -> Activations {
+        if let Some(forced) = self.forced {
+            return forced;
+        }
+        let Some(budget) = self.budget else { return Activations::Recompute };
+        let fits = |activations| self.activation_bytes(activations, tokens, largest) <= budget;
+        [Activations::Keep, Activations::Recompute]
+            .into_iter()
+            .find(|a| fits(*a))
+            .unwrap_or(Activations::RewardsFirst)
+    }
+
+    /// Bytes that a step's activations take at their peak.
+    pub fn activation_bytes(&self, activations: Activations, tokens: usize, largest: usize) -> u64 {
+        let (tokens, largest) = (tokens as u64, largest as u64);
+        let held = match activations {
+            Activations::Keep => tokens * self.kept_per_token,
+            Activations::Recompute => tokens * self.inputs_per_token,
+            Activations::RewardsFirst => largest * self.inputs_per_token,
+        };
+        held + largest * self.working_per_token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+
+    fn memory(config: config::Config) -> Memory {
+        let decoder = DecoderConfig {
+            family: Family::Qwen2,
+            hidden_size: 64,
+            intermediate_size: 128,
+            num_layers: 4,
+            num_heads: 4,
+            num_kv_heads: 2,
+            head_dim: 16,
+            vocab_size: 100,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e4,
+            rope_scaling: None,
+            max_position_embeddings: 512,
+            qkv_bias: true,
+            output_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: true,
+            initializer_range: 0.02,
+        };
+        Memory::new(&decoder, &config)
+    }
+
+    #[test]
+    fn less_memory_keeps_less() {
+        let with = |gib: f64| {
+            let config = config::Config { memory_budget_gib: Some(gib), ..config::Config::default() };
+            memory(config).choose(100_000, 1_000)
+        };
+        assert_eq!(with(10.0), Activations::Keep);
+        assert_eq!(with(0.2), Activations::Recompute);
+        assert_eq!(with(0.01), Activations::RewardsFirst);
+    }
+
+    #[test]
+    fn a_forced_choice_is_taken() {
+        let config = config::Config {
+            activations: config::Activations::RewardsFirst,
+            memory_budget_gib: Some(1000.0),
+            ..config::Config::default()
+        };
+        assert_eq!(memory(config).choose(10, 10), Activations::RewardsFirst);
+    }
+}

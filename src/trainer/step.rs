@@ -1,0 +1,144 @@
+//! One optimizer step up to its gradients, exact over all of its pairs whatever the micro-batches.
+//!
+//! Rewards are the seam: every micro-batch runs forward, the rewards of the whole step become a loss and dL/dr, and
+//! every micro-batch runs backward from its share of dL/dr.
+
+use super::memory::{Activations, Memory};
+use crate::data::TokenPair;
+use crate::diagnostics::{self, StepDiagnostics};
+use crate::model::reward_model::Forward;
+use crate::model::{Keep, Pack, RewardModel, pack};
+use crate::objective::{self, Batch};
+use crate::optim::{Gradients, clip};
+use crate::{Error, Result};
+
+/// What a step computed before the update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepResult {
+    pub loss: f64,
+    pub loss_bt: f64,
+    /// The sum-to-zero penalty before its lambda.
+    pub loss_bsr: f64,
+    pub diagnostics: StepDiagnostics,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// The head's part of it.
+    pub head_grad_norm: f64,
+    pub pairs: usize,
+    /// Tokens of all sequences, a shared prompt counted in each.
+    pub tokens: usize,
+}
+
+/// What stays the same from step to step.
+#[derive(Debug, Clone)]
+pub struct StepPlan {
+    pub terms: Vec<objective::Config>,
+    /// Packed tokens computed at once.
+    pub micro_batch_tokens: usize,
+    pub memory: Memory,
+}
+
+/// Runs `pairs` forward and backward and leaves the gradients of the loss in `gradients`.
+///
+/// # Errors
+/// [`Error::NonFinite`] naming the first pair and layer, or the first parameter, whose value or gradient is not
+/// finite. Nothing is updated here, so the model is that of the step before.
+pub fn step(
+    plan: &StepPlan,
+    number: u64,
+    model: &RewardModel,
+    pairs: &[TokenPair],
+    gradients: &mut Gradients,
+) -> Result<StepResult> {
+    let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
+    let micro_batches = pack::micro_batches(&groups, plan.micro_batch_tokens);
+    let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&groups[range.clone()])).collect();
+    let step_tokens: usize = packs.iter().map(Pack::tokens).sum();
+    let largest = packs.iter().map(Pack::tokens).max().unwrap_or(0);
+    let activations = plan.memory.choose(step_tokens, largest);
+
+    let first_keep = match activations {
+        Activations::Keep => Keep::Activations,
+        Activations::Recompute => Keep::LayerInputs,
+        Activations::RewardsFirst => Keep::Nothing,
+    };
+    let forwards: Vec<Forward> =
+        packs.iter().map(|pack| model.forward(pack, first_keep)).collect::<Result<_>>()?;
+
+    let rewards: Vec<f64> = forwards.iter().flat_map(|f| f.rewards.iter().copied()).collect();
+    if let Some(at) = rewards.iter().position(|r| !r.is_finite()) {
+        return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
+    }
+    let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
+    let margins: Vec<Option<f64>> = pairs.iter().map(|p| p.margin).collect();
+    let batch =
+        Batch { chosen: &chosen, rejected: &rejected, margins: &margins, micro_batches: &micro_batches };
+    let value = objective::evaluate(&plan.terms, batch);
+    let loss_bt = objective::bradley_terry_loss(&chosen, &rejected);
+    let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
+    let hidden: Vec<f32> = forwards.iter().flat_map(|f| f.hidden.iter().copied()).collect();
+    let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
+
+    gradients.start_step(&touched_rows(&packs))?;
+    for ((forward, pack), range) in forwards.into_iter().zip(&packs).zip(&micro_batches) {
+        let d_rewards: Vec<f64> =
+            range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
+        let (hidden, tape) = match forward.tape {
+            Some(tape) => (forward.hidden, Some(tape)),
+            None => {
+                let again = model.forward(pack, Keep::LayerInputs)?;
+                (again.hidden, again.tape)
+            }
+        };
+        if let Some(tape) = tape {
+            model.backward(&hidden, tape, &d_rewards, gradients)?;
+        }
+    }
+
+    let grad_norm = clip::global_norm(gradients)?;
+    if !grad_norm.is_finite() || !value.loss.is_finite() {
+        return Err(non_finite_gradient(number, model, gradients, value.loss)?);
+    }
+    Ok(StepResult {
+        loss: value.loss,
+        loss_bt,
+        loss_bsr,
+        diagnostics,
+        grad_norm,
+        head_grad_norm: gradients.sum(model.head()).sum_of_squares()?.sqrt(),
+        pairs: pairs.len(),
+        tokens: groups.iter().flatten().map(Vec::len).sum(),
+    })
+}
+
+/// Embedding rows that some token of the step uses, ascending.
+fn touched_rows(packs: &[Pack]) -> Vec<u32> {
+    let mut rows: Vec<u32> = packs.iter().flat_map(|p| p.ids.iter().copied()).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
+/// Runs the pair again to find the layer.
+fn non_finite_reward(step: u64, model: &RewardModel, pair: &TokenPair, chosen: bool, reward: f64) -> Error {
+    let (side, ids) = if chosen { ("chosen", &pair.chosen) } else { ("rejected", &pair.rejected) };
+    let place = model.first_non_finite(&Pack::new(&[[ids.clone()]]));
+    let place = place.unwrap_or_else(|error| format!("a layer that could not be found ({error})"));
+    Error::NonFinite {
+        step,
+        what: format!("the reward of the {side} response of {}", pair.origin),
+        detail: format!("{reward}, first seen after {place}"),
+    }
+}
+
+fn non_finite_gradient(step: u64, model: &RewardModel, gradients: &Gradients, loss: f64) -> Result<Error> {
+    for (id, gradient) in gradients.iter() {
+        let norm = gradient.sum().sum_of_squares()?.sqrt();
+        if !norm.is_finite() {
+            let what = format!("the gradient of {}", model.parameters().get(id).name);
+            return Ok(Error::NonFinite { step, what, detail: format!("norm {norm}, loss {loss}") });
+        }
+    }
+    let detail = "every parameter's own norm is finite, their sum overflows".to_owned();
+    Ok(Error::NonFinite { step, what: format!("the loss ({loss}) or the global gradient norm"), detail })
+}
