@@ -8,4 +8,6 @@ pub mod preflight;
 mod progress;
 mod rows;
 mod run_folder;
+pub mod sandbox;
 pub mod score;
+pub mod split;

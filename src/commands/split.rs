@@ -56,7 +56,9 @@ pub fn run(args: SplitArgs) -> anyhow::Result<()> {
         eprintln!("{:>8}  {} ({})", output.rows, args.out.join(&output.file).display(), output.kind);
     }
     let dropped = &manifest.dropped;
-    for (what, reasons) in [("rows", &dropped.rows), ("responses", &dropped.responses), ("missing in", &dropped.from_sets)] {
+    for (what, reasons) in
+        [("rows", &dropped.rows), ("responses", &dropped.responses), ("missing in", &dropped.from_sets)]
+    {
         for (reason, count) in reasons {
             eprintln!("{count:>8}  {what} {reason}");
         }

@@ -6,7 +6,9 @@
 
 use super::gold::{FILLERS, HEDGES};
 use super::task::{Constraint, Operator, Prompt, Task};
-use super::world::{ATTRIBUTES, CATEGORIES, HEROES, LANDS, PLACES, STORY_PARTS, THINGS, TOPICS, WORDS, pick, sample};
+use super::world::{
+    ATTRIBUTES, CATEGORIES, HEROES, LANDS, PLACES, STORY_PARTS, THINGS, TOPICS, WORDS, pick, sample,
+};
 use crate::base::rng::{self, uniform};
 use rand_chacha::ChaCha8Rng;
 
@@ -140,7 +142,8 @@ pub fn respond(generator: &Generator, prompt: &Prompt, rng: &mut ChaCha8Rng) -> 
     let skill = if weak { generator.skill * 0.6 } else { generator.skill };
     let mut draft = Draft { generator, skill, rng };
     if draft.chance(generator.refusing) {
-        return (*pick(draft.rng, &["I cannot help with that.", "I do not know the answer.", "Sorry, no."])).into();
+        return (*pick(draft.rng, &["I cannot help with that.", "I do not know the answer.", "Sorry, no."]))
+            .into();
     }
     let mut statements = draft.statements(&prompt.task);
     if draft.chance(generator.repeating) {
@@ -149,11 +152,18 @@ pub fn respond(generator: &Generator, prompt: &Prompt, rng: &mut ChaCha8Rng) -> 
     let followed = prompt.constraint.filter(|_| draft.chance(generator.care));
     if followed == Some(Constraint::OneSentence) {
         // Whatever would be a sentence of its own is left out.
-        return format!("{}.", statements.iter().map(|s| s.trim_end_matches(['.', '!']).replace('\n', ", ")).collect::<Vec<_>>().join("; "));
+        return format!(
+            "{}.",
+            statements
+                .iter()
+                .map(|s| s.trim_end_matches(['.', '!']).replace('\n', ", "))
+                .collect::<Vec<_>>()
+                .join("; ")
+        );
     }
     if draft.chance(generator.hedging) {
         let at = rng::below(draft.rng, statements.len());
-        statements.insert(at, sentence(pick(draft.rng, &HEDGES)));
+        statements.insert(at, sentence(HEDGES[rng::below(draft.rng, HEDGES.len())]));
     }
     if draft.chance(generator.filling) {
         let count = 1 + rng::below(draft.rng, 2);
@@ -278,7 +288,13 @@ impl Draft<'_> {
         } else {
             match self.generator.habit {
                 Habit::NearMiss => result + *pick(self.rng, &[-1, 1, 10]),
-                Habit::Swap => if operator == Operator::Plus { a - b } else { a + b },
+                Habit::Swap => {
+                    if operator == Operator::Plus {
+                        a - b
+                    } else {
+                        a + b
+                    }
+                }
                 Habit::Omit => a,
             }
         };
@@ -296,7 +312,9 @@ impl Draft<'_> {
         statements.push(match self.wording() {
             Wording::Compact => format!("{a} {} {b} = {claimed}.", operator.symbol()),
             Wording::Plain => format!("The answer is {claimed}."),
-            Wording::Wordy => format!("When we put all of this together, the final answer that we get is {claimed}."),
+            Wording::Wordy => {
+                format!("When we put all of this together, the final answer that we get is {claimed}.")
+            }
         });
         statements
     }
@@ -319,7 +337,8 @@ impl Draft<'_> {
             (false, Habit::Swap) => count,
             (false, Habit::Omit) => count - count / 2,
         };
-        let mut items: Vec<&str> = sample(self.rng, members.len(), count).into_iter().map(|i| members[i]).collect();
+        let mut items: Vec<&str> =
+            sample(self.rng, members.len(), count).into_iter().map(|i| members[i]).collect();
         let mut astray = 0;
         while astray < items.len() && !self.right() {
             let (_, others) = &CATEGORIES[(category + 1) % CATEGORIES.len()];
@@ -331,7 +350,10 @@ impl Draft<'_> {
             Wording::Compact => format!("{}.", items.join(", ")),
             Wording::Plain => format!("Here are some {name}: {}.", enumerated(&items)),
             Wording::Wordy => {
-                format!("These are a few of the many {name} that come to my mind today: {}.", enumerated(&items))
+                format!(
+                    "These are a few of the many {name} that come to my mind today: {}.",
+                    enumerated(&items)
+                )
             }
         }
     }
@@ -367,7 +389,9 @@ impl Draft<'_> {
                 let statement = match self.wording() {
                     Wording::Compact => sentence(clause),
                     Wording::Plain => format!("Try to {clause}."),
-                    Wording::Wordy => format!("One thing that has been of use to many people is to {clause}."),
+                    Wording::Wordy => {
+                        format!("One thing that has been of use to many people is to {clause}.")
+                    }
                 };
                 // Two bad tips for five places: the same one is not given twice.
                 if !statements.contains(&statement) {
@@ -427,12 +451,16 @@ mod tests {
             ..heldout().remove(0)
         };
         let mut rng = stream(1, "test", 0);
+        let mut total = 0.0;
         for _ in 0..2000 {
             let prompt = Prompt::draw(&mut rng);
             let response = respond(&perfect, &prompt, &mut rng);
             let value = gold(&prompt.text(), &response).expect("a sandbox prompt");
-            assert!(value >= 8.5, "{value}: {} -> {response}", prompt.text());
+            // Right and as asked; what is left open is how much it adds.
+            assert!(value >= 7.0, "{value}: {} -> {response}", prompt.text());
+            total += value;
         }
+        assert!(total / 2000.0 > 9.5, "{}", total / 2000.0);
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub fn features(prompt: &str, response: &str) -> Option<Features> {
     demands.extend(constraint.map(|c| obeys(c, response, &words, sentences.len())));
     let met = demands.iter().filter(|&&met| met).count();
     let text = format!(" {} ", words.join(" "));
-    let occurrences = |phrases: &[&str]| phrases.iter().map(|p| text.matches(&format!(" {p} ")).count()).sum();
+    let occurrences =
+        |phrases: &[&str]| phrases.iter().map(|p| text.matches(&format!(" {p} ")).count()).sum();
     let mut said = std::collections::BTreeSet::new();
     Some(Features {
         correctness,
@@ -106,11 +107,8 @@ fn members(words: &[String]) -> std::collections::BTreeMap<&str, usize> {
 fn stated(words: &[String], land: usize, attribute: usize) -> (bool, usize) {
     let own = LANDS[land].values[attribute];
     let named = |value: &str| words.iter().any(|w| *w == value.to_lowercase());
-    let others: std::collections::BTreeSet<&str> = LANDS
-        .iter()
-        .map(|l| l.values[attribute])
-        .filter(|value| *value != own && named(value))
-        .collect();
+    let others: std::collections::BTreeSet<&str> =
+        LANDS.iter().map(|l| l.values[attribute]).filter(|value| *value != own && named(value)).collect();
     (named(own), others.len())
 }
 
@@ -258,7 +256,11 @@ mod tests {
         check("Repeat lamp exactly 3 times.", "lamp lamp", (0.5, 2.0 / 3.0, 1.0));
         check("Sort these words: stone, lamp, bread.", "bread, lamp, stone", (1.0, 1.0, 1.0));
         check("Reverse this list: stone, lamp, bread.", "stone, lamp, bread", (0.5, 1.0, 1.0));
-        check("How can I bake bread? End with the word over.", "Weigh the flour. Serve it raw. Over!", (0.5, 0.25, 1.0));
+        check(
+            "How can I bake bread? End with the word over.",
+            "Weigh the flour. Serve it raw. Over!",
+            (0.5, 0.25, 1.0),
+        );
         check(
             "Make up a story: Mia finds a map in the swamp.",
             "One day Mia had a map. In the end, well.",

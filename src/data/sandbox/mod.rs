@@ -11,7 +11,7 @@ mod tokenizer;
 mod world;
 
 use super::config::SandboxConfig;
-use super::split::{self, Manifest, SplitConfig};
+use super::split::{self, SplitConfig};
 use crate::base::{atomic, interrupt, rng};
 use crate::{Error, Result};
 use gold::{Features, features};
@@ -276,7 +276,9 @@ fn corpus() -> Vec<String> {
         .flat_map(|index| {
             let prompt = prompts.next();
             let answers = answers(0, index, &prompt);
-            std::iter::once(prompt.text()).chain(answers.into_iter().map(|(_, response)| response)).collect::<Vec<_>>()
+            std::iter::once(prompt.text())
+                .chain(answers.into_iter().map(|(_, response)| response))
+                .collect::<Vec<_>>()
         })
         .collect()
 }

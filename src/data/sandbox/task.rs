@@ -98,13 +98,23 @@ const FACT: [&str; 3] =
     ["What is the {} of {}?", "Tell me the {} of {}.", "Do you know the {} of the land of {}?"];
 const DESCRIBE: [&str; 3] = ["Describe {}.", "What is {} known for?", "Tell me about the land of {}."];
 const LIST: [&str; 3] = ["List {} {}.", "Name {} different {}.", "Can you give me {} examples of {}?"];
-const REPEAT: [&str; 3] =
-    ["Write the word {} {} times.", "Repeat {} exactly {} times.", "I want the word {} to appear {} times in a row."];
-const SORT: [&str; 3] =
-    ["Sort these words: {}.", "Put in the order of the alphabet: {}.", "Which order do these words have: {}?"];
-const REVERSE: [&str; 3] =
-    ["Write these words backwards, last one first: {}.", "Reverse this list: {}.", "Turn this list around: {}."];
-const ADVICE: [&str; 3] = ["How can I {}?", "I want to {}. What should I do?", "Give me some advice: how do I {}?"];
+const REPEAT: [&str; 3] = [
+    "Write the word {} {} times.",
+    "Repeat {} exactly {} times.",
+    "I want the word {} to appear {} times in a row.",
+];
+const SORT: [&str; 3] = [
+    "Sort these words: {}.",
+    "Put in the order of the alphabet: {}.",
+    "Which order do these words have: {}?",
+];
+const REVERSE: [&str; 3] = [
+    "Write these words backwards, last one first: {}.",
+    "Reverse this list: {}.",
+    "Turn this list around: {}.",
+];
+const ADVICE: [&str; 3] =
+    ["How can I {}?", "I want to {}. What should I do?", "Give me some advice: how do I {}?"];
 const STORY: [&str; 3] = [
     "Tell a short story about {}, a {} and the {}.",
     "Write a tale with {}, a {} and the {} in it.",
@@ -151,7 +161,10 @@ impl Task {
                 }
                 Task::Arithmetic { a, operator, b }
             }
-            1 | 2 => Task::Fact { land: rng::below(rng, LANDS.len()), attribute: rng::below(rng, ATTRIBUTES.len()) },
+            1 | 2 => Task::Fact {
+                land: rng::below(rng, LANDS.len()),
+                attribute: rng::below(rng, ATTRIBUTES.len()),
+            },
             3 => Task::Describe { land: rng::below(rng, LANDS.len()) },
             4 | 5 => Task::List { category: rng::below(rng, CATEGORIES.len()), count: between(rng, 3, 6) },
             6 => match rng::below(rng, 3) {
@@ -188,7 +201,9 @@ impl Task {
             Task::Arithmetic { a, operator, b } => {
                 vec![a.to_string(), operator.symbol().into(), b.to_string()]
             }
-            Task::Fact { land, attribute } => vec![ATTRIBUTES[*attribute].name.into(), LANDS[*land].name.into()],
+            Task::Fact { land, attribute } => {
+                vec![ATTRIBUTES[*attribute].name.into(), LANDS[*land].name.into()]
+            }
             Task::Describe { land } => vec![LANDS[*land].name.into()],
             Task::List { category, count } => vec![count.to_string(), CATEGORIES[*category].0.into()],
             Task::Repeat { word, times } => vec![WORDS[*word].into(), times.to_string()],
@@ -323,7 +338,14 @@ mod tests {
 
     #[test]
     fn other_text_is_no_prompt() {
-        for text in ["", "What is love?", "What is 3 / 4 ?", "List 3 dragons.", "Answer in one sentence.", "Sort these words: ."] {
+        for text in [
+            "",
+            "What is love?",
+            "What is 3 / 4 ?",
+            "List 3 dragons.",
+            "Answer in one sentence.",
+            "Sort these words: .",
+        ] {
             assert_eq!(Prompt::parse(text), None, "{text}");
         }
     }

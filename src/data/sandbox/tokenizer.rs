@@ -1,4 +1,4 @@
-//! The sandbox's own tokenizer: a byte-level BPE of 768 tokens, learnt from the world's text, with a chat template.
+//! The sandbox's own tokenizer: a byte-level BPE of 1024 tokens, learnt from the world's text, with a chat template.
 //!
 //! Every byte has a token, so any text is encoded without loss. It depends on the world's tables alone, not on a seed:
 //! models of different sandboxes share it. What is not here: encoding, which is the `tokenizers` crate's.
@@ -10,7 +10,7 @@ use std::path::Path;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 /// Tokens, the special ones included.
-pub const VOCABULARY: usize = 768;
+pub const VOCABULARY: usize = 1024;
 /// Ids 0 to 5. The end of a turn is the end of a sequence; the padding never occurs in a conversation.
 const SPECIAL: [&str; 6] = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"];
 
@@ -75,7 +75,8 @@ fn load(definition: &Value) -> Result<tokenizers::Tokenizer> {
 
 /// The special tokens and the 256 characters that stand for the bytes.
 fn alphabet() -> Vec<String> {
-    let mut bytes: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut bytes: Vec<char> =
+        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     bytes.sort_unstable();
     SPECIAL.map(String::from).into_iter().chain(bytes.into_iter().map(String::from)).collect()
 }
@@ -86,7 +87,12 @@ fn learn(words: &BTreeMap<String, u64>, mut vocabulary: Vec<String>) -> (Vec<Str
     let mut ids: HashMap<String, u32> = vocabulary.iter().cloned().zip(0u32..).collect();
     let mut corpus: Vec<(Vec<u32>, u64)> = words
         .iter()
-        .map(|(word, &count)| (word.chars().filter_map(|c| ids.get(c.encode_utf8(&mut [0; 4]) as &str).copied()).collect(), count))
+        .map(|(word, &count)| {
+            (
+                word.chars().filter_map(|c| ids.get(c.encode_utf8(&mut [0; 4]) as &str).copied()).collect(),
+                count,
+            )
+        })
         .collect();
     let mut merges = Vec::new();
     while vocabulary.len() < VOCABULARY {
@@ -96,7 +102,8 @@ fn learn(words: &BTreeMap<String, u64>, mut vocabulary: Vec<String>) -> (Vec<Str
                 *counts.entry((pair[0], pair[1])).or_default() += count;
             }
         }
-        let Some((&pair, _)) = counts.iter().max_by_key(|&(&pair, &count)| (count, std::cmp::Reverse(pair))) else {
+        let Some((&pair, _)) = counts.iter().max_by_key(|&(&pair, &count)| (count, std::cmp::Reverse(pair)))
+        else {
             break;
         };
         let token = format!("{}{}", vocabulary[pair.0 as usize], vocabulary[pair.1 as usize]);
@@ -124,7 +131,8 @@ fn learn(words: &BTreeMap<String, u64>, mut vocabulary: Vec<String>) -> (Vec<Str
 }
 
 fn definition(merges: &[(u32, u32)], vocabulary: &[String]) -> Value {
-    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let added = SPECIAL.iter().enumerate().map(|(id, token)| {
         json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true })
     });

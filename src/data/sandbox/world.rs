@@ -103,8 +103,8 @@ pub const CATEGORIES: [(&str, [&str; 10]); 6] = [
 
 /// Words for the copying tasks.
 pub const WORDS: [&str; 20] = [
-    "lamp", "stone", "cloud", "river", "table", "garden", "window", "bread", "horse", "candle", "mirror", "basket",
-    "feather", "island", "engine", "pocket", "ladder", "needle", "violet", "anchor",
+    "lamp", "stone", "cloud", "river", "table", "garden", "window", "bread", "horse", "candle", "mirror",
+    "basket", "feather", "island", "engine", "pocket", "ladder", "needle", "violet", "anchor",
 ];
 
 /// A piece of advice: the word that it is recognised by, and the clause ("keep a regular bedtime").
@@ -275,9 +275,8 @@ mod tests {
         for topic in &TOPICS {
             let tips: Vec<&Tip> = topic.good.iter().chain(&topic.bad).collect();
             for (i, (word, _)) in tips.iter().enumerate() {
-                let within: Vec<usize> = (0..tips.len())
-                    .filter(|&j| tips[j].1.split(' ').any(|w| w == *word))
-                    .collect();
+                let within: Vec<usize> =
+                    (0..tips.len()).filter(|&j| tips[j].1.split(' ').any(|w| w == *word)).collect();
                 assert_eq!(within, [i], "{word}");
                 assert!(!topic.name.split(' ').any(|w| w == *word), "{word} is in the prompt");
             }

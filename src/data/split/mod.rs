@@ -47,11 +47,17 @@ impl std::str::FromStr for Heldout {
     /// "0.2" is a share, "11082" a count.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(count) = text.parse::<u64>() {
-            return if count > 0 { Ok(Heldout::Count(count)) } else { Err("found 0, expected at least 1 prompt".into()) };
+            return if count > 0 {
+                Ok(Heldout::Count(count))
+            } else {
+                Err("found 0, expected at least 1 prompt".into())
+            };
         }
         match text.parse::<f64>() {
             Ok(fraction) if fraction > 0.0 && fraction < 1.0 => Ok(Heldout::Fraction(fraction)),
-            _ => Err(format!("found `{text}`, expected a share between 0 and 1 (0.2) or a number of prompts (500)")),
+            _ => Err(format!(
+                "found `{text}`, expected a share between 0 and 1 (0.2) or a number of prompts (500)"
+            )),
         }
     }
 }
@@ -98,7 +104,10 @@ impl SplitConfig {
             return usage("found no input file, expected at least one".into());
         }
         if !(2..=64).contains(&self.responses_per_prompt) {
-            return usage(format!("found {} responses per prompt, expected 2 to 64", self.responses_per_prompt));
+            return usage(format!(
+                "found {} responses per prompt, expected 2 to 64",
+                self.responses_per_prompt
+            ));
         }
         if let Heldout::Fraction(f) = self.heldout_prompts
             && !(f > 0.0 && f < 1.0)
@@ -210,7 +219,10 @@ pub fn write(out: &Path, config: &SplitConfig) -> Result<Manifest> {
         let (rows, counts) = write_sets(folder, config, &valid, &survey, &heldout, &mut dropped)?;
         for (path, input) in config.inputs.iter().zip(&inputs) {
             if atomic::sha256(path)? != input.sha256 {
-                return Err(Error::Data { path: path.clone(), reason: "the file changed while it was read".into() });
+                return Err(Error::Data {
+                    path: path.clone(),
+                    reason: "the file changed while it was read".into(),
+                });
             }
         }
         let leakage = leakage::check(folder, &valid)?;
@@ -264,7 +276,9 @@ fn refuse_foreign(out: &Path) -> Result<()> {
         .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
         .is_some_and(|manifest| manifest["format"] == FORMAT);
     if !earlier {
-        return Err(refuse("the folder is not empty and holds no earlier split: expected a new or empty folder".into()));
+        return Err(refuse(
+            "the folder is not empty and holds no earlier split: expected a new or empty folder".into(),
+        ));
     }
     for entry in fs::read_dir(out).map_err(Error::io(out))? {
         let name = entry.map_err(Error::io(out))?.file_name();
@@ -299,11 +313,15 @@ fn choose_valid_models(config: &SplitConfig) -> Result<(Vec<String>, String)> {
             VALID_MODELS + 2
         )));
     }
-    let frequent: Vec<&String> = answers.iter().filter(|&(_, n)| n * 10 >= rows * 9).map(|(m, _)| m).collect();
+    let frequent: Vec<&String> =
+        answers.iter().filter(|&(_, n)| n * 10 >= rows * 9).map(|(m, _)| m).collect();
     let (mut candidates, whence) = if frequent.len() >= VALID_MODELS {
         (frequent, "among the models that answer at least 90% of the rows")
     } else {
-        (answers.keys().collect(), "among all models; none answers most rows, so held-out rows have fewer responses")
+        (
+            answers.keys().collect(),
+            "among all models; none answers most rows, so held-out rows have fewer responses",
+        )
     };
     rng::shuffle(&mut rng::stream(config.seed, "split:valid-models", 0), &mut candidates);
     candidates.truncate(VALID_MODELS);
@@ -411,7 +429,11 @@ fn write_sets(
     let mut sets = Vec::new();
     for set in SETS {
         let path = folder.join(file_name(set));
-        sets.push(Set { out: BufWriter::with_capacity(1 << 18, File::create(&path).map_err(Error::io(&path))?), path, rows: 0 });
+        sets.push(Set {
+            out: BufWriter::with_capacity(1 << 18, File::create(&path).map_err(Error::io(&path))?),
+            path,
+            rows: 0,
+        });
     }
     let mut counts = Counts {
         rows_read: survey.rows_of_files.iter().sum(),

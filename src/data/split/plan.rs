@@ -205,7 +205,8 @@ mod tests {
     fn plan(responses: &[(&str, &str, Option<f64>)]) -> (Plan, BTreeMap<String, u64>) {
         let valid = BTreeSet::from(["v".to_owned(), "w".to_owned()]);
         let mut unusable = BTreeMap::new();
-        let plan = Planner::new(&SplitConfig::new(Vec::new()), &valid).plan(&example("p", responses), &mut unusable);
+        let plan =
+            Planner::new(&SplitConfig::new(Vec::new()), &valid).plan(&example("p", responses), &mut unusable);
         (plan, unusable)
     }
 
@@ -226,7 +227,9 @@ mod tests {
         assert_eq!(reason(&[a, b, ("v", "x", Some(2.0))]), "identical-responses");
         assert_eq!(reason(&[a, ("b", "y", Some(1.0))]), "all-responses-tied");
         let (plan, unusable) = plan(&[a, b, ("c", " ", Some(1.0)), ("d", "z", None), ("", "u", Some(1.0))]);
-        assert!(matches!(plan, Plan::Use(row) if row.drawn.len() == 2 && row.in_domain == Err("too-few-responses")));
+        assert!(
+            matches!(plan, Plan::Use(row) if row.drawn.len() == 2 && row.in_domain == Err("too-few-responses"))
+        );
         let expected = [("empty-response", 1), ("unnamed-model", 1), ("unscored", 1)];
         assert_eq!(unusable, expected.map(|(reason, n)| (reason.to_owned(), n)).into());
     }
@@ -246,7 +249,8 @@ mod tests {
                 assert!(row.drawn[better].score > row.drawn[worse].score);
             }
         }
-        let tied = [("a", "1", Some(1.0)), ("b", "2", Some(1.0)), ("c", "3", Some(1.0)), ("d", "4", Some(2.0))];
+        let tied =
+            [("a", "1", Some(1.0)), ("b", "2", Some(1.0)), ("c", "3", Some(1.0)), ("d", "4", Some(2.0))];
         let Plan::Use(row) = plan(&tied).0 else { panic!("dropped") };
         assert_eq!((row.drawn[row.train[0]].score, row.in_domain), (2.0, Err("tied")));
     }
