@@ -179,7 +179,7 @@ pub fn respond(generator: &Generator, prompt: &Prompt, rng: &mut ChaCha8Rng) -> 
     }
     let text = statements.join(" ");
     match followed {
-        Some(Constraint::Capitals) => text.to_uppercase(),
+        Some(Constraint::SmallLetters) => text.to_lowercase(),
         Some(Constraint::BeginWith(word)) => format!("{word}. {text}"),
         Some(Constraint::EndWith(word)) => format!("{text} {word}."),
         Some(Constraint::OneSentence) | None => text,

@@ -25,11 +25,11 @@ pub struct Features {
     pub correctness: f64,
     /// Share of what could usefully be said that is said.
     pub completeness: f64,
-    /// Share of the formal demands (count, sentence, capitals, first or last word) that are met.
+    /// Share of the formal demands (count, one sentence, small letters, first or last word) that are met.
     pub instruction: f64,
     pub hedges: usize,
     pub fillers: usize,
-    /// Sentences that were already said.
+    /// Clauses that were already said.
     pub repeats: usize,
 }
 
@@ -58,7 +58,7 @@ pub fn gold(prompt: &str, response: &str) -> Option<f64> {
 pub fn features(prompt: &str, response: &str) -> Option<Features> {
     let Prompt { task, constraint, .. } = Prompt::parse(prompt)?;
     let words = words_of(response);
-    let sentences = sentences_of(response);
+    let sentences = parts_of(response, &['.', '!', '?', '\n']);
     let (correctness, completeness) = substance(&task, response, &words);
     let mut demands = Vec::new();
     if let Task::List { count, .. } = task {
@@ -76,7 +76,10 @@ pub fn features(prompt: &str, response: &str) -> Option<Features> {
         instruction: if demands.is_empty() { 1.0 } else { met as f64 / demands.len() as f64 },
         hedges: occurrences(&HEDGES),
         fillers: occurrences(&FILLERS),
-        repeats: sentences.iter().filter(|s| !said.insert(words_of(s))).count(),
+        repeats: parts_of(response, &['.', '!', '?', '\n', ';'])
+            .iter()
+            .filter(|s| !said.insert(words_of(s)))
+            .count(),
     })
 }
 
@@ -85,9 +88,9 @@ fn words_of(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
 }
 
-/// The stretches between full stops, exclamation and question marks and line ends that hold a word.
-fn sentences_of(text: &str) -> Vec<&str> {
-    text.split(['.', '!', '?', '\n']).filter(|s| s.chars().any(char::is_alphanumeric)).collect()
+/// The stretches between these marks that hold a letter or digit.
+fn parts_of<'a>(text: &'a str, marks: &'a [char]) -> Vec<&'a str> {
+    text.split(marks).filter(|s| s.chars().any(char::is_alphanumeric)).collect()
 }
 
 fn share(part: usize, whole: usize) -> f64 {
@@ -220,8 +223,8 @@ fn obeys(constraint: Constraint, response: &str, words: &[String], sentences: us
     let is = |word: Option<&String>, expected: &str| word.is_some_and(|w| *w == expected.to_lowercase());
     match constraint {
         Constraint::OneSentence => sentences == 1,
-        Constraint::Capitals => {
-            response.chars().any(char::is_uppercase) && !response.chars().any(char::is_lowercase)
+        Constraint::SmallLetters => {
+            response.chars().any(char::is_lowercase) && !response.chars().any(char::is_uppercase)
         }
         Constraint::BeginWith(word) => is(words.first(), word),
         Constraint::EndWith(word) => is(words.last(), word),
@@ -266,7 +269,8 @@ mod tests {
             "One day Mia had a map. In the end, well.",
             (2.0 / 3.0, 2.0 / 3.0, 1.0),
         );
-        check("Describe Velmora. Write in capital letters.", "TARSK. Salt.", (1.0, 0.5, 0.0));
+        check("Describe Velmora. Use small letters only.", "tarsk. Salt.", (1.0, 0.5, 0.0));
+        check("Describe Velmora. Use small letters only.", "tarsk. salt.", (1.0, 0.5, 1.0));
     }
 
     #[test]
@@ -277,6 +281,7 @@ mod tests {
         assert_eq!(cost("I am not sure."), 0.5);
         assert_eq!(cost("That is a great question."), 0.25);
         assert_eq!(cost("Tarsk!"), 0.75);
+        assert_eq!(cost("Well; tarsk"), 0.75);
         assert_eq!(cost("Sure! I hope this helps."), 0.0, "tone is not a quality");
     }
 

@@ -55,7 +55,7 @@ pub enum Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Constraint {
     OneSentence,
-    Capitals,
+    SmallLetters,
     BeginWith(&'static str),
     EndWith(&'static str),
 }
@@ -66,7 +66,7 @@ const LAST_WORDS: [&str; 3] = ["done", "over", "finished"];
 impl Constraint {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Constraint> {
-        [Constraint::OneSentence, Constraint::Capitals]
+        [Constraint::OneSentence, Constraint::SmallLetters]
             .into_iter()
             .chain(FIRST_WORDS.map(Constraint::BeginWith))
             .chain(LAST_WORDS.map(Constraint::EndWith))
@@ -75,7 +75,7 @@ impl Constraint {
     fn text(self) -> String {
         match self {
             Constraint::OneSentence => "Answer in one sentence.".into(),
-            Constraint::Capitals => "Write in capital letters.".into(),
+            Constraint::SmallLetters => "Use small letters only.".into(),
             Constraint::BeginWith(word) => format!("Begin with the word {word}."),
             Constraint::EndWith(word) => format!("End with the word {word}."),
         }
