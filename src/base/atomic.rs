@@ -1,8 +1,9 @@
-//! Files that are either the old one or the new one, whatever happens in between.
+//! Files and folders that are either the old one or the new one, whatever happens in between.
 
 use super::{Error, Result};
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 /// Writes `path` through a temporary neighbour: write, fsync, rename, fsync the folder.
@@ -34,6 +35,69 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |out| out.write_all(bytes))
 }
 
+/// Fills a new folder beside `path` and gives it that name once it is complete.
+///
+/// What stood at `path` is replaced as a whole; whether it may be is the caller's to decide. Between the two renames of
+/// a replacement a kill leaves the old folder under a `.tmp-` name.
+///
+/// # Errors
+/// What `fill` returned, or [`Error::Io`]; `path` is untouched then.
+pub fn write_folder<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let temporary = || tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent).map_err(Error::io(parent));
+    let new = temporary()?;
+    // A temporary folder is private to its owner; what it becomes is an ordinary folder.
+    let content = new.path().join("new");
+    fs::create_dir(&content).map_err(Error::io(&content))?;
+    let value = fill(&content)?;
+    sync_folder(&content)?;
+    let old = temporary()?;
+    let aside = old.path().join("old");
+    let occupied = path.symlink_metadata().is_ok();
+    if occupied {
+        fs::rename(path, &aside).map_err(Error::io(path))?;
+    }
+    if let Err(error) = fs::rename(&content, path) {
+        if occupied {
+            fs::rename(&aside, path).map_err(Error::io(path))?;
+        }
+        return Err(Error::io(path)(error));
+    }
+    sync_folder(parent)?;
+    Ok(value)
+}
+
+/// Whether something other than an empty folder stands at `path`.
+///
+/// # Errors
+/// [`Error::Io`] where that cannot be read.
+pub fn is_occupied(path: &Path) -> Result<bool> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(path.symlink_metadata().is_ok()),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// SHA-256 of a file's bytes, in lower-case hexadecimal.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(path)(e)),
+        }
+    }
+}
+
 /// Makes renames inside `folder` durable.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
@@ -41,4 +105,37 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_replaced_whole_or_not_at_all() {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("a/b");
+        write_folder(&path, |new| write_bytes(&new.join("one"), b"1")).expect("written");
+        let failed = write_folder(&path, |new| -> Result<()> {
+            write_bytes(&new.join("two"), b"2")?;
+            Err(Error::Usage("no".into()))
+        });
+        assert!(failed.is_err() && path.join("one").exists() && !path.join("two").exists());
+        write_folder(&path, |new| write_bytes(&new.join("two"), b"2")).expect("replaced");
+        assert!(!path.join("one").exists() && path.join("two").exists());
+        let left: Vec<_> = fs::read_dir(root.path().join("a")).expect("reads").collect();
+        assert_eq!(left.len(), 1, "no temporary folder stays behind");
+    }
+
+    #[test]
+    fn occupation_and_hash() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert!(!is_occupied(root.path()).expect("reads"));
+        assert!(!is_occupied(&root.path().join("absent")).expect("reads"));
+        write_bytes(&root.path().join("x"), b"abc").expect("written");
+        assert!(is_occupied(root.path()).expect("reads"));
+        assert!(is_occupied(&root.path().join("x")).is_err(), "a file is no folder");
+        let hash = sha256(&root.path().join("x")).expect("reads");
+        assert!(hash.starts_with("ba7816bf8f01cfea") && hash.len() == 64, "{hash}");
+    }
 }

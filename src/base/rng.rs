@@ -23,6 +23,18 @@ pub fn uniform(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Uniform in `0..bound`; 0 where `bound` is 0. The bias is below `bound / 2^64`.
+pub fn below(rng: &mut impl Rng, bound: usize) -> usize {
+    ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
+}
+
+/// Puts the items in random order (Fisher-Yates).
+pub fn shuffle<T>(rng: &mut impl Rng, items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(rng, last + 1));
+    }
+}
+
 /// `count` draws from the standard normal distribution (Box-Muller).
 pub fn normals(rng: &mut impl Rng, count: usize) -> Vec<f32> {
     let mut values = Vec::with_capacity(count + 1);
@@ -49,6 +61,20 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|b| a != b));
         }
+    }
+
+    #[test]
+    fn shuffles_are_fair_permutations() {
+        let mut first = [0u32; 5];
+        for index in 0..5000 {
+            let mut items = [0, 1, 2, 3, 4];
+            shuffle(&mut stream(0, "test", index), &mut items);
+            first[items[0]] += 1;
+            items.sort_unstable();
+            assert_eq!(items, [0, 1, 2, 3, 4]);
+        }
+        assert!(first.iter().all(|&n| (900..1100).contains(&n)), "{first:?}");
+        assert_eq!(below(&mut stream(0, "test", 0), 0), 0);
     }
 
     #[test]
