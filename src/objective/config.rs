@@ -29,6 +29,13 @@ pub enum Config {
     Center { coefficient: f64 },
 }
 
+impl Config {
+    /// Whether the term reads the rows' own margins.
+    pub fn needs_margin_column(&self) -> bool {
+        matches!(self, Self::BradleyTerry { margin: Margin::Column, .. } | Self::Hinge { margin: Margin::Column })
+    }
+}
+
 /// The margin of a pair: the row's `margin` column where it has one, else the constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Margin {
