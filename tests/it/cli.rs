@@ -1,160 +1,201 @@
-//! The built binary: arguments, streams, exit codes, the configurations that come with it.
+//! The built binary: arguments, exit codes, what goes to stdout and what to stderr.
 
+use assert_cmd::Command;
+use predicates::prelude::*;
+use predicates::str::contains;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-fn rmtrain() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
-    // Nothing here may reach the network or find what this machine's user has downloaded.
-    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", std::env::temp_dir().join("rmtrain-no-hub"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+/// The binary in a folder of its own, without the user's hub settings.
+pub(crate) fn rmtrain(folder: &Path) -> Command {
+    let mut command = Command::cargo_bin("rmtrain").expect("the binary is built with the tests");
+    command.current_dir(folder).env("HF_HOME", folder.join("hub")).env("HF_HUB_OFFLINE", "1");
+    for variable in ["HF_TOKEN", "HF_HUB_CACHE", "HF_ENDPOINT", "RUST_BACKTRACE"] {
+        command.env_remove(variable);
+    }
     command
 }
 
-fn run(arguments: &[&str]) -> Output {
-    rmtrain().args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn configs() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut configs: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
-    configs.sort();
-    configs
-}
-
-#[test]
-fn every_configuration_that_comes_along_is_valid() {
-    let configs = configs();
-    for size in ["qwen0.5b", "qwen1.5b", "qwen3b", "qwen7b", "llama1b", "llama3b", "llama8b"] {
-        for loss in ["bt", "bsr"] {
-            let name = format!("{size}-{loss}.toml");
-            assert!(configs.iter().any(|path| path.ends_with(&name)), "no configs/{name}");
-        }
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    for path in configs {
-        let output = run(&["fit", "--config", path.to_str().unwrap(), "--dry-run"]);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{}: {stderr}", path.display());
-        assert!(stderr.contains("valid"), "{stderr}");
-        // What is printed is a configuration, and says the same as the file.
-        let resolved = scratch.path().join("resolved.toml");
-        fs::write(&resolved, &output.stdout).unwrap();
-        let again = run(&["fit", "--config", resolved.to_str().unwrap(), "--dry-run"]);
-        assert_eq!(text(&again.stdout), text(&output.stdout), "{}", path.display());
-    }
-}
-
-#[test]
-fn the_papers_values_are_in_its_configurations() {
-    let resolved = |name: &str| -> toml::Table {
-        let path = format!("configs/{name}.toml");
-        let output = run(&["fit", "--config", &path, "--dry-run"]);
-        text(&output.stdout).parse().unwrap()
-    };
-    for (name, lr) in [("qwen1.5b", 5e-6), ("llama1b", 5e-6), ("qwen3b", 3e-6), ("llama3b", 3e-6)] {
-        let (bt, bsr) = (resolved(&format!("{name}-bt")), resolved(&format!("{name}-bsr")));
-        assert_eq!(bsr["optim"]["lr"].as_float(), Some(lr), "{name}");
-        assert_eq!(bsr["optim"]["warmup_ratio"].as_float(), Some(0.05));
-        assert_eq!(bsr["train"]["batch_pairs"].as_integer(), Some(128));
-        assert_eq!(bsr["objective"][1]["lambda"].as_float(), Some(1e-3));
-        // The baseline differs in the objective and in nothing else.
-        let without = |mut table: toml::Table| {
-            table.remove("objective");
-            table
-        };
-        assert_eq!(bt["objective"].as_array().map(Vec::len), Some(1));
-        assert_eq!(without(bt), without(bsr));
-    }
+fn project() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    let help = run(&["--help"]);
-    assert_eq!(help.status.code(), Some(0));
-    for word in ["fit", "eval", "score", "split", "sandbox", "Exit codes"] {
-        assert!(text(&help.stdout).contains(word), "no {word} in the help");
-    }
-    assert!(help.stderr.is_empty());
-    let version = run(&["--version"]);
-    assert_eq!(text(&version.stdout), format!("rmtrain {}\n", env!("CARGO_PKG_VERSION")));
-    for verb in ["fit", "eval", "score", "split", "sandbox"] {
-        let help = run(&[verb, "--help"]);
-        assert_eq!(help.status.code(), Some(0), "{verb}");
-        assert!(text(&help.stdout).contains("Usage: rmtrain"), "{verb}");
+    let folder = tempfile::tempdir().unwrap();
+    rmtrain(folder.path())
+        .arg("--version")
+        .assert()
+        .success()
+        .stdout(format!("rmtrain {}\n", env!("CARGO_PKG_VERSION")));
+    rmtrain(folder.path()).arg("--help").assert().success().stdout(contains("Exit codes"));
+    for (verb, flag) in [("fit", "--dry-run"), ("eval", "--splits-dir"), ("score", "--on-error")] {
+        rmtrain(folder.path()).args([verb, "--help"]).assert().success().stdout(contains(flag));
     }
 }
 
 #[test]
-fn wrong_usage_exits_with_two() {
-    for arguments in [
-        &[][..],
+fn wrong_usage_exits_2_and_says_nothing_on_stdout() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &[] as &[&str],
         &["train"],
         &["fit"],
-        &["fit", "--config"],
-        &["fit", "--config", "configs/quickstart.toml", "--no-such-flag"],
-        &["score"],
-        &["split", "--out", "x"],
-        &["sandbox"],
+        &["fit", "--config", "absent.toml"],
+        &["fit", "--config", "."],
+        &["fit", "--config", "absent.toml", "--no-such-flag"],
+        &["score", "--model", "x", "--on-error", "ignore"],
+        &["eval"],
+        &["eval", "--model", "not/a/hub/id"],
     ] {
-        let output = run(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
-        assert!(output.stdout.is_empty(), "{arguments:?}");
+        rmtrain(folder.path()).args(args).assert().code(2).stdout("").stderr(contains("panicked").not());
     }
 }
 
 #[test]
-fn a_dry_run_writes_nothing() {
+fn a_missing_configuration_is_named_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml");
-    let output = rmtrain()
-        .args(["fit", "--config", config.to_str().unwrap(), "--out", "run", "--dry-run"])
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    rmtrain(folder.path())
+        .args(["fit", "--config", "absent.toml"])
+        .assert()
+        .code(2)
+        .stderr(contains("error: absent.toml: ").and(contains("hint: configs/")));
+}
+
+/// Every configuration that comes with the project, sorted.
+fn configurations() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(project().join("configs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn every_configuration_passes_its_dry_run_and_resolves_to_a_fixed_point() {
+    let folder = tempfile::tempdir().unwrap();
+    // Templates are given relative to the project, from where its configurations are used.
+    let hub = folder.path().join("hub");
+    let dry_run = |path: &Path| {
+        let mut command = rmtrain(&project());
+        command.env("HF_HOME", &hub);
+        let output = command.args(["fit", "--dry-run", "--config"]).arg(path).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{}: {stderr}", path.display());
+        assert!(stderr.contains("parameters: "), "{}: {stderr}", path.display());
+        (String::from_utf8(output.stdout).unwrap(), stderr)
+    };
+    let configurations = configurations();
+    let names: Vec<_> = configurations.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();
+    for model in ["qwen0.5b", "qwen1.5b", "qwen3b", "qwen7b", "llama1b", "llama3b", "llama8b"] {
+        for loss in ["bt", "bsr"] {
+            assert!(names.contains(&format!("{model}-{loss}").as_str()), "{model}-{loss} in {names:?}");
+        }
+    }
+    for path in &configurations {
+        let (resolved, _) = dry_run(path);
+        let again = folder.path().join("resolved.toml");
+        fs::write(&again, &resolved).unwrap();
+        assert_eq!(dry_run(&again).0, resolved, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_pair_of_configurations_differs_in_the_regularizer_alone() {
+    for path in configurations() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let Some(model) = name.strip_suffix("-bsr.toml") else { continue };
+        let read = |path: &Path| rmtrain::config::RunConfig::load(path, &[]).unwrap();
+        let regularized = read(&path);
+        let mut plain = read(&path.with_file_name(format!("{model}-bt.toml")));
+        assert_eq!(regularized.objective.len(), 2, "{name}");
+        assert_eq!(plain.objective, regularized.objective[..1], "{name}");
+        plain.objective.clone_from(&regularized.objective);
+        assert_eq!(plain, regularized, "{name}");
+    }
+}
+
+#[test]
+fn the_quickstarts_dry_run_counts_parameters_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    rmtrain(folder.path())
+        .args(["fit", "--dry-run", "--set", "objective.sum-to-zero.lambda=0", "--out", "run", "--config"])
+        .arg(project().join("configs/quickstart.toml"))
+        .assert()
+        .success()
+        .stdout(contains("lambda = 0.0").and(contains("[data.sandbox]")))
+        .stderr(contains("parameters: ").and(contains("AdamW's moments")));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert!(text(&output.stderr).contains("parameters: "));
 }
 
 #[test]
-fn flags_show_in_the_resolved_configuration() {
-    let flags = ["--set", "objective.sum-to-zero.lambda=0", "--set", "train.max_steps=3"];
-    let config = ["fit", "--config", "configs/quickstart.toml", "--dry-run"];
-    let output = run(&[&config[..], &flags].concat());
-    let resolved: toml::Table = text(&output.stdout).parse().unwrap();
-    assert_eq!(resolved["objective"][1]["lambda"].as_float(), Some(0.0));
-    assert_eq!(resolved["train"]["max_steps"].as_integer(), Some(3));
-    assert!(!resolved["train"].as_table().unwrap().contains_key("epochs"));
+fn a_dry_run_names_everything_that_is_missing_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("splits")).unwrap();
+    fs::create_dir_all(folder.path().join("model")).unwrap();
+    fs::write(
+        folder.path().join("run.toml"),
+        "[model]\npath = \"model\"\n[data]\ntrain = [\"absent.jsonl\", \"no-*.jsonl\"]\nchat_template = \"t.jinja\"\n\
+         [[objective]]\nkind = \"bradley-terry\"\n",
+    )
+    .unwrap();
+    rmtrain(folder.path())
+        .args(["fit", "--dry-run", "--config", "run.toml"])
+        .assert()
+        .code(2)
+        .stdout("")
+        .stderr(
+            contains("config.json")
+                .and(contains("data.train: found no file absent.jsonl"))
+                .and(contains("data.train: found no file that matches no-*.jsonl")),
+        );
+    rmtrain(folder.path())
+        .args(["fit", "--dry-run", "--config", "run.toml", "--set", "data.splits_dir=splits"])
+        .assert()
+        .code(2)
+        .stderr(contains("data.splits_dir: found no train.jsonl, in-domain.jsonl"));
 }
 
+#[test]
+fn a_dry_run_works_offline_for_hub_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("train.jsonl"), "{}").unwrap();
+    fs::write(
+        folder.path().join("run.toml"),
+        "[model]\npath = \"Qwen/Qwen2.5-3B\"\n[data]\ntrain = [\"train.jsonl\"]\n\
+         [[objective]]\nkind = \"bradley-terry\"\n",
+    )
+    .unwrap();
+    rmtrain(folder.path())
+        .args(["fit", "--dry-run", "--config", "run.toml"])
+        .assert()
+        .success()
+        .stdout(contains("path = \"Qwen/Qwen2.5-3B\""))
+        .stderr(contains("hint: model.path: Qwen/Qwen2.5-3B is not on this machine yet"));
+}
+
+#[test]
 #[cfg(unix)]
-#[test]
-fn a_reader_that_leaves_is_no_failure() {
-    let script = format!(
-        "{} fit --config configs/quickstart.toml --dry-run 2>/dev/null | true; echo ${{PIPESTATUS[0]}}",
-        env!("CARGO_BIN_EXE_rmtrain")
-    );
-    let output = Command::new("bash").args(["-c", &script]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    assert_eq!(text(&output.unwrap().stdout).trim(), "0");
-}
-
-#[cfg(unix)]
-#[test]
-fn a_full_disk_under_stdout_is_a_failure() {
-    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else { return };
-    let output = rmtrain()
-        .args(["fit", "--config", "configs/quickstart.toml", "--dry-run"])
-        .stdout(full)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("error: stdout: "));
+fn a_closed_stdout_ends_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = rmtrain(folder.path()).get_program().to_owned();
+    for args in [&["--help"] as &[&str], &["fit", "--dry-run", "--config"]] {
+        let mut child = std::process::Command::new(&binary)
+            .args(args)
+            .args((args.len() > 1).then(|| project().join("configs/quickstart.toml")))
+            .current_dir(project())
+            .env("HF_HOME", folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("panicked") && !stderr.contains("error"), "{args:?}: {stderr}");
+        assert!(output.status.success(), "{args:?}: {:?}", output.status);
+    }
 }

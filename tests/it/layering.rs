@@ -1,153 +1,155 @@
-//! Imports go down only: every `crate::` path in `src/` is held against the floors that `lib.rs` lists.
+//! The floors: a module imports from its own floor and the ones below, never from above.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Siblings: they stand on the same ground and may not lean on each other, whatever their order in the list.
-const SIBLINGS: &[(&str, &str)] = &[("data", "model"), ("data", "optim")];
+/// Top to bottom, as the crate's documentation lists them.
+const FLOORS: [&str; 14] = [
+    "cli",
+    "commands",
+    "config",
+    "trainer",
+    "eval",
+    "checkpoint",
+    "objective",
+    "diagnostics",
+    "data",
+    "model",
+    "optim",
+    "kernels",
+    "hub",
+    "base",
+];
 
-/// The floors from top to bottom, as `lib.rs` documents them.
-fn floors() -> Vec<String> {
-    let lib = fs::read_to_string(source_root().join("lib.rs")).unwrap();
-    let docs: String = lib.lines().filter_map(|line| line.strip_prefix("//!")).collect();
-    let (_, after) = docs.split_once("The floors, top to bottom").expect("lib.rs lists the floors");
-    let (_, after) = after.split_once(':').unwrap();
-    let (list, _) = after.split_once('.').unwrap();
-    list.split('`').skip(1).step_by(2).map(String::from).collect()
-}
+/// Neighbours that must not know each other although one stands above the other in the list.
+const STRANGERS: [(&str, &str); 3] = [("objective", "model"), ("diagnostics", "model"), ("data", "model")];
 
-fn source_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
+/// What the crate's root re-exports from the lowest floor.
+const ROOT_NAMES: [&str; 2] = ["Error", "Result"];
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(rust_files(&path));
+            source_files(&path, files);
         } else if path.extension().is_some_and(|end| end == "rs") {
-            found.push(path);
+            files.push(path);
         }
     }
-    found.sort();
-    found
 }
 
-/// The source without comments and string contents, which may name any module.
+/// The code of a file without its comments.
 fn code_of(text: &str) -> String {
-    let mut code = String::new();
-    for line in text.lines() {
-        let mut inside = false;
-        let mut previous = ' ';
-        let mut characters = line.chars().peekable();
-        while let Some(character) = characters.next() {
-            match character {
-                '/' if !inside && characters.peek() == Some(&'/') => break,
-                '"' if previous != '\\' && previous != '\'' => inside = !inside,
-                other if !inside => code.push(other),
-                _ => {}
-            }
-            previous = character;
-        }
-        code.push('\n');
-    }
-    code
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first segments after `crate::`, groups included: `crate::{data, model::Config}` gives both.
+/// The first names of every path that starts with `crate::`, groups in braces included.
 fn imported(code: &str) -> Vec<String> {
-    let mut modules = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let standalone = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        if !standalone {
+    let mut names = Vec::new();
+    for (at, found) in code.match_indices("crate::") {
+        // `$crate::` is a path too; `xcrate::` is not ours.
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
-        let rest = &code[at + "crate::".len()..];
+        let rest = &code[at + found.len()..];
         let name = |text: &str| -> String {
             text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
         };
-        match rest.strip_prefix('{') {
-            None => modules.push(name(rest)),
-            Some(group) => {
-                let mut depth = 0;
-                modules.push(name(group));
-                for (i, character) in group.char_indices() {
-                    match character {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => modules.push(name(&group[i + 1..])),
-                        _ => {}
-                    }
-                }
+        let Some(group) = rest.strip_prefix('{') else {
+            names.push(name(rest));
+            continue;
+        };
+        let mut depth = 1;
+        let mut start = 0;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 || (depth == 1 && c == ',') {
+                names.push(name(&group[start..i]));
+                start = i + 1;
+            }
+            if depth == 0 {
+                break;
             }
         }
     }
-    // Re-exported types at the root come from `base`.
-    modules.retain(|module| module.starts_with(|c: char| c.is_ascii_lowercase()));
-    modules
+    names.retain(|name| !name.is_empty());
+    names
 }
 
-/// What `floor` may not import, given the order.
-fn is_upward(floors: &[String], floor: &str, module: &str) -> bool {
-    let level = |name: &str| floors.iter().position(|floor| floor == name);
-    match (level(floor), level(module)) {
-        (Some(from), Some(to)) => {
-            to < from
-                || SIBLINGS.iter().any(|(a, b)| (floor, module) == (*a, *b) || (floor, module) == (*b, *a))
+/// What is wrong with one file's imports.
+fn violations(floor: &str, code: &str) -> Vec<String> {
+    let height = |name: &str| FLOORS.iter().position(|floor| *floor == name);
+    let own = height(floor).unwrap_or_else(|| panic!("{floor} is no floor; add it to the list"));
+    let mut wrong = Vec::new();
+    for name in imported(code) {
+        if ROOT_NAMES.contains(&name.as_str()) || name == floor {
+            continue;
         }
-        _ => true,
+        match height(&name) {
+            Some(other) if other < own => wrong.push(format!("{floor} imports {name}, which is above it")),
+            Some(_) if STRANGERS.contains(&(floor, &name)) => {
+                wrong.push(format!("{floor} imports {name}, its sibling"));
+            }
+            // Names that are no module are macros and items of the root, which has none beyond those above.
+            Some(_) => {}
+            None => wrong.push(format!("{floor} imports crate::{name}, which is no floor")),
+        }
     }
-}
-
-#[test]
-fn every_module_is_a_floor() {
-    let floors = floors();
-    let lib = fs::read_to_string(source_root().join("lib.rs")).unwrap();
-    let mut declared: Vec<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    let mut listed: Vec<&str> = floors.iter().map(String::as_str).collect();
-    declared.sort_unstable();
-    listed.sort_unstable();
-    assert_eq!(declared, listed);
+    wrong
 }
 
 #[test]
 fn imports_go_down_only() {
-    let floors = floors();
-    let mut upward: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
-    let mut seen = 0;
-    for path in rust_files(&source_root()) {
-        let relative = path.strip_prefix(source_root()).unwrap().to_path_buf();
-        let first = relative.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
-        if first == "lib.rs" || first == "main.rs" {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    source_files(&source, &mut files);
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for path in files {
+        let relative = path.strip_prefix(&source).unwrap();
+        let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        if matches!(first, "lib.rs" | "main.rs") {
             continue;
         }
         let floor = first.trim_end_matches(".rs");
-        let modules = imported(&code_of(&fs::read_to_string(&path).unwrap()));
-        seen += modules.len();
-        let wrong: Vec<String> =
-            modules.into_iter().filter(|module| is_upward(&floors, floor, module)).collect();
-        if !wrong.is_empty() {
-            upward.insert(relative, wrong);
-        }
+        let code = code_of(&fs::read_to_string(&path).unwrap());
+        wrong.extend(
+            violations(floor, &code).into_iter().map(|text| format!("{}: {text}", relative.display())),
+        );
+        checked += 1;
     }
-    assert!(seen > 100, "only {seen} imports were found: the scan is broken");
-    assert!(upward.is_empty(), "imports that go up or sideways: {upward:#?}");
+    assert!(checked > FLOORS.len(), "only {checked} files were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn the_scan_sees_through_groups_comments_and_strings() {
-    let code = code_of(
-        "use crate::{Error, data::{self, row}, model};\n// crate::cli\nlet s = \"crate::eval\";\nfn f(x: crate::hub::X) {}\n",
-    );
-    assert_eq!(imported(&code), ["data", "model", "hub"]);
-    let floors: Vec<String> = ["cli", "data", "model", "base"].map(String::from).to_vec();
-    assert!(is_upward(&floors, "model", "cli"));
-    assert!(is_upward(&floors, "data", "model"));
-    assert!(is_upward(&floors, "model", "unheard_of"));
-    assert!(!is_upward(&floors, "data", "base"));
-    assert!(!is_upward(&floors, "data", "data"));
+fn the_crates_documentation_lists_the_same_floors() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let docs: String = lib.lines().filter_map(|line| line.strip_prefix("//!")).collect();
+    let (_, list) = docs.split_once("floors, top to bottom").expect("a list of floors");
+    let (list, _) = list.split_once(". ").expect("its end");
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert_eq!(named, FLOORS);
+}
+
+#[test]
+fn an_import_from_above_is_seen_however_it_is_written() {
+    for code in [
+        "use crate::trainer::fit;",
+        "use crate::{base::Error, trainer};",
+        "use crate::{\n    base::{self, Error},\n    trainer::{self, fit},\n};",
+        "fn f() { crate::trainer::fit::run() }",
+        "pub(in crate::trainer) fn f() {}",
+    ] {
+        assert_eq!(violations("data", code), ["data imports trainer, which is above it"], "{code}");
+    }
+    for code in ["use crate::hub::fetch;", "use crate::{Error, Result, data::row};", "// crate::trainer"] {
+        assert!(violations("data", &code_of(code)).is_empty(), "{code}");
+    }
+    assert_eq!(violations("data", "use crate::model::Config;"), ["data imports model, its sibling"]);
+    assert_eq!(violations("data", "use crate::nowhere::X;").len(), 1);
 }
