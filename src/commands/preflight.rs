@@ -1,18 +1,16 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
+use super::datasets;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::hub::HubSettings;
-use crate::model::config::Source;
+use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::weights::WeightFiles;
 use crate::model::{DecoderConfig, DeviceChoice, config_json};
 use crate::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// The word for the sandbox's tokenizer in `model.tokenizer`.
-pub(super) const SANDBOX_TOKENIZER: &str = "sandbox";
 
 /// Files of a folder that `rmtrain split` wrote; the first is trained on.
 const SPLIT_FILES: [&str; 5] = [
@@ -172,6 +170,7 @@ impl Preflight {
                 }
             }
         }
+        self.check_eval_names(config);
         let Some(folder) = &data.splits_dir else { return };
         if !folder.exists() {
             self.hints.push(format!(
@@ -187,6 +186,30 @@ impl Preflight {
                 "data.splits_dir: found no {} in {}, expected a folder that `rmtrain split` wrote",
                 missing.join(", "),
                 folder.display()
+            ));
+        }
+    }
+
+    /// A set is known by its name, in metrics.jsonl and in `train.best_metric`.
+    fn check_eval_names(&mut self, config: &RunConfig) {
+        let names: Vec<String> = match config.data.train.is_empty() {
+            true => datasets::EVAL_SPLITS.map(str::to_owned).to_vec(),
+            false => config.data.eval.iter().map(|source| datasets::name_of(source)).collect(),
+        };
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                self.problems.push(format!(
+                    "data.eval: found two sources called \"{name}\", expected one (a set is named after its file)"
+                ));
+            }
+        }
+        let metric = config.train.best_metric.as_deref();
+        if let Some((split, _)) = metric.and_then(|metric| metric.rsplit_once('.'))
+            && !names.iter().any(|name| name == split)
+        {
+            self.problems.push(format!(
+                "train.best_metric: found the split \"{split}\", expected one of {}",
+                names.join(", ")
             ));
         }
     }

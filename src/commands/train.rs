@@ -1,6 +1,5 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
-use super::preflight::SANDBOX_TOKENIZER;
 use super::run_folder::{self, RunLock};
 use super::datasets;
 use super::progress::RowsBar;
@@ -16,7 +15,7 @@ use crate::data::tokenize::EncodeConversation;
 use crate::data::{Tokenizer, sandbox};
 use crate::eval;
 use crate::model::RewardModel;
-use crate::model::config::Source;
+use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::reward_model::HeadInit;
 use crate::trainer::config::Duration;
 use crate::trainer::fit::token_counts;
@@ -132,8 +131,14 @@ fn open_run(
     }
     let checkpoints = Checkpoints::of_run(&folder);
     let (step, refused) = checkpoints.newest_usable()?;
-    for error in refused {
+    for error in &refused {
         eprintln!("warning: passing over a checkpoint: {error}");
+    }
+    if step.is_none()
+        && let Some(newest) = refused.into_iter().next()
+    {
+        // Beginning again would overwrite what may still be of use.
+        return Err(newest);
     }
     let resume = match step {
         Some(step) => {

@@ -8,7 +8,9 @@ mod overrides;
 use crate::base::located::{self, Problem};
 use crate::base::reader::{Problems, Section};
 use crate::base::toml_writer::TomlWriter;
+use crate::model::config::SANDBOX_TOKENIZER;
 use crate::{Error, Result, data, model, objective, optim, trainer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -89,13 +91,19 @@ impl RunConfig {
         allowed.train.memory_budget_gib = self.train.memory_budget_gib;
         allowed.train.save_every = self.train.save_every;
         allowed.train.keep_last = self.train.keep_last;
-        let (now, then) = (self.to_toml(), allowed.to_toml());
-        let problems: Vec<String> = then
-            .lines()
-            .filter(|line| !now.lines().any(|other| other == *line))
-            .map(|line| format!("the run was started with `{line}`, which --resume cannot change"))
+        let (now, then) = (entries(&self.to_toml()), entries(&allowed.to_toml()));
+        let keys: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
+        let or_nothing = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
+        let problems: Vec<String> = keys
+            .into_iter()
+            .map(|key| (key, now.get(key), then.get(key)))
+            .filter(|(_, now, then)| now != then)
+            .map(|(key, now, then)| {
+                let (found, expected) = (or_nothing(now), or_nothing(then));
+                format!("{key}: found {found}, expected {expected} as when the run was started: --resume cannot change it")
+            })
             .collect();
-        if now == then {
+        if problems.is_empty() {
             return Ok(());
         }
         Err(Error::Config { path: path.to_path_buf(), problems })
@@ -103,6 +111,7 @@ impl RunConfig {
 
     fn read(mut root: Section<'_>) -> Self {
         // The fallbacks below are never seen: a section that is missing is on record as a problem.
+        let model_place = root.place_of("model").cloned();
         let model = root.section("model").map(model::Config::read).unwrap_or_else(|| {
             root.missing("model", "a [model] table");
             model::Config {
@@ -133,6 +142,11 @@ impl RunConfig {
         let train_place = root.place_of("train").cloned();
         let train = root.section("train").map(trainer::Config::read).unwrap_or_default();
 
+        if model.tokenizer.as_deref() == Some(SANDBOX_TOKENIZER) && data.sandbox.is_none() {
+            let text = "found \"sandbox\" without data.sandbox, expected a folder or a hub id (`rmtrain sandbox` \
+                        writes its tokenizer to DIR/tokenizer)";
+            root.problem(model_place, "model.tokenizer", text);
+        }
         let unevaluated = data_place.is_some() && !data.train.is_empty() && data.eval.is_empty();
         for (key, given) in [
             ("train.best_metric", train.best_metric.is_some()),
@@ -157,5 +171,56 @@ impl RunConfig {
         self.optim.write(&mut out);
         self.train.write(&mut out);
         out.finish()
+    }
+}
+
+/// The entries of a document that [`TomlWriter`] wrote, one a line, by their full keys: `objective.1.lambda`.
+fn entries(toml: &str) -> BTreeMap<String, String> {
+    let mut entries = BTreeMap::new();
+    let mut section = String::new();
+    let mut terms = 0;
+    for line in toml.lines() {
+        if let Some(list) = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
+            section = format!("{list}.{terms}");
+            terms += 1;
+        } else if let Some(table) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = table.to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            entries.insert(format!("{section}.{key}"), value.to_owned());
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[model]\npath = \"m\"\n[data]\ntrain = [\"a\"]\n[[objective]]\nkind = \"hinge\"\n";
+
+    fn parse(sets: &[&str]) -> RunConfig {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        RunConfig::parse(TEXT, Path::new("run.toml"), &sets).unwrap()
+    }
+
+    #[test]
+    fn a_run_goes_on_with_what_it_was_started_with() {
+        let before = parse(&[]);
+        let path = Path::new("runs/a/config.toml");
+        let change =
+            ["train.device=cpu", "train.save_every=5", "train.keep_last=9", "train.activations=keep"];
+        parse(&change).check_can_resume(&before, path).unwrap();
+
+        let problems = |sets: &[&str]| match parse(sets).check_can_resume(&before, path) {
+            Err(Error::Config { problems, .. }) => problems,
+            other => panic!("{other:?}"),
+        };
+        let found = problems(&["optim.lr=2e-6", "train.max_steps=3"]);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("optim.lr: found 2e-6, expected 1e-5 as when"), "{found:?}");
+        assert!(found[1].starts_with("train.epochs: found nothing, expected 1.0"), "{found:?}");
+        assert!(found[2].starts_with("train.max_steps: found 3, expected nothing"), "{found:?}");
+        let term = r#"objective=[{kind="hinge"},{kind="center"}]"#;
+        assert_eq!(problems(&[term]).len(), 2, "a term more is a difference");
     }
 }

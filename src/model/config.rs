@@ -46,6 +46,9 @@ pub enum HeadInitStd {
     Value(f64),
 }
 
+/// The word for the sandbox's own tokenizer in `model.tokenizer`.
+pub const SANDBOX_TOKENIZER: &str = "sandbox";
+
 impl Words for Dtype {
     const WORDS: &'static [(&'static str, Self)] =
         &[("f32", Dtype::F32), ("bf16", Dtype::Bf16), ("f16", Dtype::F16)];

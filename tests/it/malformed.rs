@@ -4,6 +4,7 @@
 mod configs;
 mod models;
 mod rows;
+mod training;
 
 use std::collections::BTreeMap;
 use std::fs;

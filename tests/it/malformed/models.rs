@@ -141,7 +141,7 @@ fn config_json() {
         (Key("hidden_size", json!("8")), &["config.json", "hidden_size"]),
         (NoKey("hidden_size"), &["config.json", "hidden_size"]),
         (Key("vocab_size", json!(1u64 << 60)), &["config.json", "vocab_size"]),
-        (Key("num_attention_heads", json!(3)), &["config.json", "num_attention_heads"]),
+        (Key("num_key_value_heads", json!(3)), &["config.json", "num_key_value_heads"]),
         (Key("hidden_act", json!("gelu")), &["config.json", "hidden_act", "gelu"]),
         (Key("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})), &["config.json", "yarn"]),
         (Key("quantization_config", json!({"bits": 4})), &["config.json", "quantization_config"]),
@@ -242,7 +242,6 @@ fn safetensors_headers() {
         ("a shape that is not its bytes", safetensors(&one("F32", json!([2]), json!([0, 4])), &[0; 4])),
         ("tensors that overlap", safetensors(&overlap.to_string(), &[0; 12])),
         ("bytes that belong to nobody", safetensors(&one("F32", json!([1]), json!([0, 4])), &[0; 64])),
-        ("no tensor at all", safetensors("{}", b"")),
     ];
     for (case, bytes) in cases {
         let bench = bench();
@@ -285,6 +284,10 @@ fn weights_that_do_not_fit() {
     break_json(&misshapen, "model/config.json", config(), &Break::Key("intermediate_size", narrow));
     misshapen.refused("a wrong shape", SCORE, b"", &["mlp.gate_proj.weight", "[16, 8]", "[4, 8]"]);
 
+    let empty = bench();
+    empty.write("model/model.safetensors", safetensors("{}", b""));
+    empty.refused("no tensor at all", SCORE, b"", &["12 tensors", "score.weight", "holds 0 tensors"]);
+
     let infinite = bench();
     change_weights(&infinite, |bytes| {
         let end = bytes.len();
@@ -300,7 +303,7 @@ fn weights_that_do_not_fit() {
             "../secret.safetensors",
         ),
         ("a shard that is not there", json!({"score.weight": "model-1.safetensors"}), "model-1.safetensors"),
-        ("an index of nothing", json!(3), "weight_map"),
+        ("an index of nothing", json!(3), "not an index of shards"),
     ] {
         let bench = bench();
         fs::remove_file(bench.at("model/model.safetensors")).unwrap();
