@@ -4,7 +4,7 @@
 //! [`Problems`], so the caller goes on with a default and the whole file is judged in one go. Which keys exist is
 //! learnt from the calls: whatever was never asked for is unknown and refused by [`Section::finish`].
 
-use super::located::{Located, Place, Problem, Table, Value};
+use super::located::{Located, Place, Problem, Table, Value, quoted};
 use std::cell::RefCell;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 
@@ -21,6 +21,16 @@ pub trait Words: Copy + PartialEq + 'static {
     /// The word of this variant.
     fn word(self) -> &'static str {
         Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+    }
+
+    /// The variant of a word, for values that are not in a section: command-line flags.
+    ///
+    /// # Errors
+    /// What was found and which words there are.
+    fn from_word(text: &str) -> Result<Self, String> {
+        let words: Vec<&str> = Self::WORDS.iter().map(|(word, _)| *word).collect();
+        let found = Self::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| format!("found {}, expected {}", quoted(text), list(&words)))
     }
 }
 
@@ -471,6 +481,22 @@ mod tests {
         assert_eq!((value, problems.len()), (Some(None), 0));
         let (_, problems) = read("g = \"non\"", |s| s.number_or("g", POSITIVE, "none"));
         assert_eq!(problems, ["line 1: g: found \"non\", expected a finite number above 0 or \"none\""]);
+    }
+
+    #[test]
+    fn words_read_back_as_written_and_others_are_listed() {
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        enum Side {
+            Left,
+            Right,
+        }
+        impl Words for Side {
+            const WORDS: &'static [(&'static str, Self)] = &[("left", Side::Left), ("right", Side::Right)];
+        }
+        for side in [Side::Left, Side::Right] {
+            assert_eq!(Side::from_word(side.word()), Ok(side));
+        }
+        assert_eq!(Side::from_word("Left"), Err("found \"Left\", expected \"left\" or \"right\"".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::loaded::{LoadedModel, ModelFlags};
 use super::progress::RowsBar;
 use super::rows;
 use super::run_folder::{self, RunData};
+use crate::base::reader::Words;
 use crate::base::{atomic, interrupt};
 use crate::data::config::Overlong;
 use crate::eval::{EvalReport, Options, Splits, evaluate_split, table};
@@ -44,14 +45,10 @@ pub struct EvalArgs {
     pub score_field: Option<String>,
     /// What happens to a row with too long a conversation: drop | truncate-prompt-left | error
     /// [default: the run's, else drop]
-    #[arg(long, value_parser = parse_overlong)]
+    #[arg(long, value_parser = Overlong::from_word)]
     pub overlong: Option<Overlong>,
     #[command(flatten)]
     pub flags: ModelFlags,
-}
-
-fn parse_overlong(text: &str) -> Result<Overlong, String> {
-    run_folder::overlong(text).ok_or("expected drop, truncate-prompt-left or error".into())
 }
 
 /// Runs the verb.

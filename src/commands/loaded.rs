@@ -1,6 +1,7 @@
 //! A reward model ready to score: folder, tokenizer and weights, as `eval` and `score` need them.
 
 use super::run_folder;
+use crate::base::reader::Words;
 use crate::data::config::ChatTemplateSource;
 use crate::data::tokenize::{DateOrigin, EncodeConversation};
 use crate::data::{Message, Tokenizer};
@@ -27,10 +28,10 @@ pub struct ModelFlags {
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
     /// auto | cpu | cuda | cuda:N
-    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceChoice>)]
     pub device: DeviceChoice,
     /// Compute precision: f32 | bf16 | f16 [default: f32 on the CPU, bf16 on CUDA]
-    #[arg(long, value_parser = parse_dtype)]
+    #[arg(long, value_parser = Dtype::from_word)]
     pub dtype: Option<Dtype>,
     /// Tokens computed at once; a memory knob, scores change by rounding at most
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
@@ -40,29 +41,6 @@ pub struct ModelFlags {
 impl ModelFlags {
     pub(super) fn batch_tokens(&self) -> usize {
         self.batch_tokens as usize
-    }
-}
-
-fn parse_device(text: &str) -> Result<DeviceChoice, String> {
-    match text.split_once(':') {
-        None if text == "auto" => Ok(DeviceChoice::Auto),
-        None if text == "cpu" => Ok(DeviceChoice::Cpu),
-        None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
-        Some(("cuda", index)) => index.parse().map(DeviceChoice::Cuda).map_err(|_| expected_device()),
-        _ => Err(expected_device()),
-    }
-}
-
-fn expected_device() -> String {
-    "expected auto, cpu, cuda or cuda:N".into()
-}
-
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
-    match text {
-        "f32" => Ok(Dtype::F32),
-        "bf16" => Ok(Dtype::Bf16),
-        "f16" => Ok(Dtype::F16),
-        _ => Err("expected f32, bf16 or f16".into()),
     }
 }
 
@@ -162,21 +140,5 @@ impl EncodeConversation for CheckedTokenizer {
 
     fn fingerprint(&self) -> String {
         self.tokenizer.fingerprint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_and_precisions_are_read() {
-        assert_eq!(parse_device("auto"), Ok(DeviceChoice::Auto));
-        assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cpu:0"] {
-            assert!(parse_device(wrong).unwrap_err().contains("expected auto"), "{wrong}");
-        }
-        assert_eq!(parse_dtype("bf16"), Ok(Dtype::Bf16));
-        assert!(parse_dtype("int8").is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Runs on disk: which one is meant, and what it was trained on.
 
+use crate::base::reader::Words;
 use crate::data::config::Overlong;
 use crate::{Error, Result};
 use std::fs::{self, File, TryLockError};
@@ -159,20 +160,10 @@ impl RunData {
                 .get("max_length")
                 .and_then(toml::Value::as_integer)
                 .and_then(|n| n.try_into().ok()),
-            overlong: text("overlong").and_then(overlong),
+            overlong: text("overlong").and_then(|word| Overlong::from_word(word).ok()),
             score_field: text("score_field").map(String::from),
             path,
         })
-    }
-}
-
-/// `data.overlong` as it is written.
-pub(super) fn overlong(text: &str) -> Option<Overlong> {
-    match text {
-        "drop" => Some(Overlong::Drop),
-        "truncate-prompt-left" => Some(Overlong::TruncatePromptLeft),
-        "error" => Some(Overlong::Error),
-        _ => None,
     }
 }
 

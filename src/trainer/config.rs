@@ -135,7 +135,7 @@ impl Config {
         out.entry("eval_every", OrWord(self.eval_every, "none"));
         out.entry("save_every", OrWord(self.save_every, "none"));
         out.entry("keep_last", self.keep_last);
-        out.entry("device", &self.device.to_string());
+        out.entry("device", self.device.to_string());
         out.entry("early_stopping_patience", OrWord(self.early_stopping_patience.map(u64::from), "none"));
         out.entry("best_metric", OrWord(self.best_metric.as_ref(), "auto"));
         out.entry("activations", Word(self.activations));
