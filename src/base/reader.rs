@@ -206,6 +206,22 @@ impl<'p> Section<'p> {
         self.number_in(key, &located, &bounds, &format!(" or {word:?}")).map(Some)
     }
 
+    /// A finite number in `bounds`, or one of an enum's words as `Err`.
+    pub fn number_or_word<T: Words>(
+        &mut self,
+        key: &'static str,
+        bounds: impl RangeBounds<f64>,
+    ) -> Option<Result<f64, T>> {
+        let located = self.take(key)?;
+        if let Value::String(text) = &located.value
+            && let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == text)
+        {
+            return Some(Err(*value));
+        }
+        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        self.number_in(key, &located, &bounds, &format!(", or {}", list(&words))).map(Ok)
+    }
+
     fn number_in(
         &self,
         key: &str,

@@ -41,6 +41,8 @@ pub enum Verb {
     Fit(commands::fit::FitArgs),
     Eval(commands::eval::EvalArgs),
     Score(commands::score::ScoreArgs),
+    Split(commands::split::SplitArgs),
+    Sandbox(commands::sandbox::SandboxArgs),
 }
 
 impl Cli {
@@ -53,6 +55,8 @@ impl Cli {
             Verb::Fit(args) => commands::fit::run(args),
             Verb::Eval(args) => commands::eval::run(args),
             Verb::Score(args) => commands::score::run(args),
+            Verb::Split(args) => commands::split::run(args),
+            Verb::Sandbox(args) => commands::sandbox::run(args),
         }
     }
 }

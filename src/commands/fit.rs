@@ -1,6 +1,6 @@
 //! `rmtrain fit`: trains a reward model as a configuration says.
 
-use super::preflight;
+use super::{preflight, train};
 use crate::Error;
 use crate::config::RunConfig;
 use std::io::{self, Write};
@@ -49,5 +49,5 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         preflight.hints.iter().for_each(|hint| eprintln!("hint: {hint}"));
         return Ok(());
     }
-    Err(Error::Usage("this build only checks configurations; add --dry-run".into()).into())
+    Ok(train::train(&args.config, config, args.out.as_deref(), args.resume)?)
 }

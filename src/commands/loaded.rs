@@ -32,7 +32,7 @@ pub struct ModelFlags {
     /// Compute precision: f32 | bf16 | f16 [default: f32 on the CPU, bf16 on CUDA]
     #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<Dtype>,
-    /// Tokens computed at once; a memory knob, results do not depend on it
+    /// Tokens computed at once; a memory knob, scores change by rounding at most
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: u32,
 }
@@ -100,7 +100,7 @@ impl LoadedModel {
                 "hint: the chat template prints today's date, so scores change with the calendar; --date {today} fixes it"
             );
         }
-        let tokenizer = CheckedTokenizer { tokenizer, vocab_size: config.decoder.vocab_size };
+        let tokenizer = CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
         Ok(Self {
             scorer: load_scorer(&folder, flags)?,
             tokenizer: Arc::new(tokenizer),
@@ -131,9 +131,9 @@ fn folder_of(model: &str) -> Result<PathBuf> {
 }
 
 /// A tokenizer whose ids the model knows: an id past the embedding names its row instead of failing in a kernel.
-struct CheckedTokenizer {
-    tokenizer: Tokenizer,
-    vocab_size: usize,
+pub(super) struct CheckedTokenizer {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) vocab_size: usize,
 }
 
 impl EncodeConversation for CheckedTokenizer {

@@ -1,6 +1,7 @@
 //! The verbs, one file each: build the parts, run, print. Errors leave through `anyhow`; the library's own
 //! [`crate::Error`] inside decides the exit code.
 
+mod datasets;
 pub mod eval;
 pub mod fit;
 pub mod loaded;
@@ -11,3 +12,4 @@ mod run_folder;
 pub mod sandbox;
 pub mod score;
 pub mod split;
+mod train;

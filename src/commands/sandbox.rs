@@ -24,7 +24,7 @@ pub struct SandboxArgs {
 }
 
 /// Writes the sandbox and says on stderr what it holds and what to do with it.
-pub fn run(args: SandboxArgs) -> anyhow::Result<()> {
+pub fn run(args: &SandboxArgs) -> anyhow::Result<()> {
     interrupt::install_saying("stopping; nothing is left half-written");
     let report = sandbox::write(&args.out, SandboxConfig { seed: args.seed, prompts: args.prompts })?;
     if report.reused {

@@ -1,6 +1,8 @@
 //! `rmtrain split`: writes the five sets of the four scenarios.
 
+use super::datasets::Hub;
 use crate::base::interrupt;
+use crate::data::source::resolve;
 use crate::data::split::{self, Heldout, MANIFEST, SplitConfig};
 use std::path::PathBuf;
 
@@ -11,9 +13,10 @@ use std::path::PathBuf;
 /// `rmtrain split --input ultrafeedback.jsonl --out data/uf --valid-models gpt-4,bard --heldout-prompts 0.2`
 #[derive(Debug, Clone, clap::Args)]
 pub struct SplitArgs {
-    /// Files with many responses a row (UltraFeedback's raw schema, or `responses` with `scores` and `models`)
+    /// Files with many responses a row (UltraFeedback's raw schema, or `responses` with `scores` and `models`), globs,
+    /// or hf://datasets/OWNER/NAME/FILE
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
-    pub input: Vec<PathBuf>,
+    pub input: Vec<String>,
     /// Folder to write; new, empty, or an earlier split (replaced as a whole)
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -35,12 +38,12 @@ pub struct SplitArgs {
 }
 
 /// Writes the split and prints its counts on stderr.
-pub fn run(args: SplitArgs) -> anyhow::Result<()> {
+pub fn run(args: &SplitArgs) -> anyhow::Result<()> {
     interrupt::install_saying("stopping; nothing is left half-written");
     let config = SplitConfig {
-        inputs: args.input,
-        valid_models: args.valid_models.map(|names| names.iter().map(|n| n.trim().to_owned()).collect()),
-        score_field: args.score_field,
+        inputs: resolve(&args.input, &Hub)?,
+        valid_models: args.valid_models.as_ref().map(|names| names.iter().map(|n| n.trim().to_owned()).collect()),
+        score_field: args.score_field.clone(),
         heldout_prompts: args.heldout_prompts,
         seed: args.seed,
         responses_per_prompt: args.responses_per_prompt,

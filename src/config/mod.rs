@@ -75,6 +75,32 @@ impl RunConfig {
         }
     }
 
+    /// Whether a run that was started with `before` may go on with `self`.
+    ///
+    /// What only says where and how often (device, memory, checkpoints) may change; everything that results depend
+    /// on may not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the file `path` of `before`, with every line that differs.
+    pub fn check_can_resume(&self, before: &Self, path: &Path) -> Result<()> {
+        let mut allowed = before.clone();
+        allowed.train.device = self.train.device;
+        allowed.train.activations = self.train.activations;
+        allowed.train.memory_budget_gib = self.train.memory_budget_gib;
+        allowed.train.save_every = self.train.save_every;
+        allowed.train.keep_last = self.train.keep_last;
+        let (now, then) = (self.to_toml(), allowed.to_toml());
+        let problems: Vec<String> = then
+            .lines()
+            .filter(|line| !now.lines().any(|other| other == *line))
+            .map(|line| format!("the run was started with `{line}`, which --resume cannot change"))
+            .collect();
+        if now == then {
+            return Ok(());
+        }
+        Err(Error::Config { path: path.to_path_buf(), problems })
+    }
+
     fn read(mut root: Section<'_>) -> Self {
         // The fallbacks below are never seen: a section that is missing is on record as a problem.
         let model = root.section("model").map(model::Config::read).unwrap_or_else(|| {

@@ -53,11 +53,17 @@ fn line(name: &str, split: &SplitReport) -> [String; 10] {
         split.ties.to_string(),
         figure(split.longest_wins),
         figure(split.shortest_wins),
-        split
-            .hidden_norm_var
-            .map_or("-".into(), |v| if v.abs() < 1e4 { format!("{v:.4}") } else { format!("{v:.3e}") }),
+        split.hidden_norm_var.map_or("-".into(), variance),
         reward,
     ]
+}
+
+/// Norm variances run from rounding noise to an explosion.
+fn variance(value: f64) -> String {
+    match value.abs() {
+        v if v == 0.0 || (1e-3..1e5).contains(&v) => format!("{value:.4}"),
+        _ => format!("{value:.2e}"),
+    }
 }
 
 fn figure(value: Option<f64>) -> String {

@@ -67,6 +67,7 @@ impl Words for DtypeOrAuto {
 impl Config {
     /// Reads the section. What is wrong with it goes on the section's record; the value is of no use then.
     pub(crate) fn read(mut section: Section<'_>) -> Self {
+        let path_given = section.place_of("path").is_some();
         let path = section.string("path", "a folder or a hub id such as \"Qwen/Qwen2.5-3B\"");
         let tokenizer = section.string("tokenizer", "a folder, a hub id, \"sandbox\" or \"auto\"");
         let random_place = section.place_of("random").cloned();
@@ -86,6 +87,7 @@ impl Config {
                 section.problem(random_place, "random", message);
                 Source::Random(Map::new())
             }
+            (None, None) if path_given => Source::Random(Map::new()),
             (None, None) => {
                 section.missing("path", "a folder or a hub id (or a [model.random] table)");
                 Source::Random(Map::new())

@@ -1,6 +1,5 @@
 //! `[[objective]]`: the list of terms.
 
-use crate::base::located::{Located, Value};
 use crate::base::reader::{NON_NEGATIVE, POSITIVE, Section, Words, list};
 use crate::base::toml_writer::{TomlWriter, Word};
 
@@ -30,6 +29,13 @@ pub enum Config {
     Center { coefficient: f64 },
 }
 
+impl Config {
+    /// Whether the term reads the rows' own margins.
+    pub fn needs_margin_column(&self) -> bool {
+        matches!(self, Self::BradleyTerry { margin: Margin::Column, .. } | Self::Hinge { margin: Margin::Column })
+    }
+}
+
 /// The margin of a pair: the row's `margin` column where it has one, else the constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Margin {
@@ -54,6 +60,11 @@ pub enum Scale {
     Mean,
     /// `lambda * B * mean(r)^2`, B the pairs of one micro-batch, as the published code does.
     Batch,
+}
+
+/// The margins that are no number.
+impl Words for Margin {
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Margin::None), ("column", Margin::Column)];
 }
 
 impl Words for Scope {
@@ -190,24 +201,15 @@ impl Config {
 
 impl Margin {
     fn read(section: &mut Section<'_>) -> Option<Self> {
-        let is_column = section
-            .table()
-            .get("margin")
-            .is_some_and(|Located { value, .. }| matches!(value, Value::String(word) if word == "column"));
-        if is_column {
-            section.take("margin");
-            return Some(Margin::Column);
-        }
         section
-            .number_or("margin", NON_NEGATIVE, "none")
-            .map(|number| number.map_or(Margin::None, Margin::Constant))
+            .number_or_word("margin", NON_NEGATIVE)
+            .map(|found| found.map_or_else(|word| word, Margin::Constant))
     }
 
     fn write(self, out: &mut TomlWriter) {
         match self {
-            Margin::None => out.entry("margin", "none"),
             Margin::Constant(margin) => out.entry("margin", margin),
-            Margin::Column => out.entry("margin", "column"),
+            Margin::None | Margin::Column => out.entry("margin", Word(self)),
         }
     }
 }

@@ -1,1 +1,290 @@
-//! To be written.
+//! `eval` and `score` over real model folders, through their library entry points.
+
+use clap::Parser;
+use rmtrain::Error;
+use rmtrain::commands::{eval, score};
+use rmtrain::eval::{EvalReport, Metric};
+use rmtrain::model::config::{Dtype, HeadInitStd};
+use rmtrain::model::reward_model::HeadInit;
+use rmtrain::model::{DeviceChoice, RewardModel};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+#[derive(Parser)]
+struct ScoreLine {
+    #[command(flatten)]
+    args: score::ScoreArgs,
+}
+
+#[derive(Parser)]
+struct EvalLine {
+    #[command(flatten)]
+    args: eval::EvalArgs,
+}
+
+fn score(args: &[&str]) -> Result<(), Error> {
+    let args = ScoreLine::parse_from(["score", "--device", "cpu"].iter().chain(args)).args;
+    score::run(&args).map_err(|error| error.downcast().unwrap())
+}
+
+fn eval(args: &[&str]) -> Result<(), Error> {
+    let args = EvalLine::parse_from(["eval", "--device", "cpu"].iter().chain(args)).args;
+    eval::run(&args).map_err(|error| error.downcast().unwrap())
+}
+
+/// A tiny sequence-classification folder with a byte-level tokenizer: 256 bytes and two special tokens.
+fn write_model(folder: &Path) {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "intermediate_size": 40,
+        "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,
+        "vocab_size": 258, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "initializer_range": 0.3
+    });
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    let model = RewardModel::random(config.as_object().unwrap(), &device, Some(Dtype::F32), head).unwrap();
+    fs::create_dir_all(folder).unwrap();
+    model.save(folder, 257, Dtype::F32).unwrap();
+
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let mut vocab: serde_json::Map<String, Value> =
+        byte_characters().iter().zip(0..).map(|(c, id)| (c.to_string(), json!(id))).collect();
+    vocab.insert("<end>".into(), json!(256));
+    vocab.insert("<pad>".into(), json!(257));
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [special(256, "<end>"), special(257, "<pad>")],
+        "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+    });
+    let settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "pad_token": "<pad>",
+        "chat_template": "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}<end>{% endfor %}"
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.join("tokenizer_config.json"), settings.to_string()).unwrap();
+}
+
+/// The printable characters that stand for the bytes 0 to 255 in byte-level vocabularies.
+fn byte_characters() -> Vec<char> {
+    let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut next = 255;
+    (0..256)
+        .map(|byte| {
+            next += u32::from(!printable(&byte));
+            char::from_u32(if printable(&byte) { byte } else { next }).unwrap()
+        })
+        .collect()
+}
+
+/// A folder with a finished run `runs/a`, and paths in it as strings.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Self {
+        let world = Self(tempfile::tempdir().unwrap());
+        write_model(Path::new(&world.path("runs/a/final")));
+        world
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, lines: &[Value]) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();
+        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        path
+    }
+
+    fn rows(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[test]
+fn score_answers_every_kind_of_row_and_responses_agree_across_kinds() {
+    let world = World::new();
+    let (model, output) = (world.path("runs/a"), world.path("out.jsonl"));
+    let input = world.write(
+        "in.jsonl",
+        &[
+            json!({"prompt": "hello", "response": "good", "weight": 1e-7}),
+            json!({"prompt": "hello", "chosen": "good", "rejected": "bad"}),
+            json!({"prompt": "hello", "responses": ["bad", "good"], "scores": [1.0, 2.0]}),
+            json!({"instruction": "hello", "completions": [{"model": "m", "response": "bad"}]}),
+            json!({"prompt": [{"role": "user", "content": "hello"}], "response": "good"}),
+        ],
+    );
+    score(&["--model", &model, "--input", &input, "--output", &output]).unwrap();
+    let rows = world.rows("out.jsonl");
+    let close = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-5;
+    let (good, bad) = (&rows[1]["score_chosen"], &rows[1]["score_rejected"]);
+    assert!(!close(good, bad));
+    assert!(close(&rows[0]["score"], good) && close(&rows[4]["score"], good));
+    assert!(close(&rows[2]["scores"][0], bad) && close(&rows[2]["scores"][1], good));
+    assert!(close(&rows[3]["scores"][0], bad));
+    assert_eq!(rows[2]["input_scores"], json!([1.0, 2.0]));
+    let keys: Vec<&String> = rows[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["prompt", "response", "weight", "score"]);
+}
+
+#[test]
+fn score_reads_compressed_files_the_same() {
+    let world = World::new();
+    let model = world.path("runs/a/final");
+    let lines: Vec<Value> =
+        (0..40).map(|i| json!({"prompt": format!("p{i}"), "response": "é 日本"})).collect();
+    let plain = world.write("in.jsonl", &lines);
+    let bytes = fs::read(&plain).unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(&bytes).unwrap();
+    // The format is told by content, not by name.
+    fs::write(world.path("in.gz.jsonl"), gz.finish().unwrap()).unwrap();
+    fs::write(world.path("in.jsonl.zst"), zstd::encode_all(&*bytes, 1).unwrap()).unwrap();
+    for (input, output) in [("in.jsonl", "a"), ("in.gz.jsonl", "b"), ("in.jsonl.zst", "c")] {
+        score(&["--model", &model, "--input", &world.path(input), "--output", &world.path(output)]).unwrap();
+    }
+    assert_eq!(world.rows("a").len(), 40);
+    assert_eq!(world.rows("a"), world.rows("b"));
+    assert_eq!(world.rows("a"), world.rows("c"));
+}
+
+#[test]
+fn a_failed_score_leaves_the_old_output_and_no_other_file() {
+    let world = World::new();
+    let (model, input, output) = (world.path("runs/a"), world.path("in.jsonl"), world.path("dir/out.jsonl"));
+    fs::create_dir(world.path("dir")).unwrap();
+    fs::write(&output, "old").unwrap();
+    fs::write(&input, "{\"prompt\": \"p\", \"response\": \"r\"}\n\n{\"prompt\": \"\\xff\"}\n").unwrap();
+    let error = score(&["--model", &model, "--input", &input, "--output", &output]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().starts_with(&format!("{input}:3: ")), "{error}");
+    assert_eq!(fs::read_to_string(&output).unwrap(), "old");
+    assert_eq!(fs::read_dir(world.path("dir")).unwrap().count(), 1);
+
+    score(&["--model", &model, "--input", &input, "--output", &output, "--on-error", "keep"]).unwrap();
+    let rows = world.rows("dir/out.jsonl");
+    assert_eq!((rows.len(), &rows[1]["line"]), (2, &json!(3)));
+    assert!(rows[0]["score"].is_f64() && rows[1]["error"].is_string());
+}
+
+#[test]
+fn overlong_rows_are_errors_at_the_models_length_or_the_given_one() {
+    let world = World::new();
+    let (model, output) = (world.path("runs/a"), world.path("out.jsonl"));
+    let input = world.write("in.jsonl", &[json!({"prompt": "p", "response": "x".repeat(200)})]);
+    let error = score(&["--model", &model, "--input", &input, "--output", &output]).unwrap_err().to_string();
+    assert!(error.contains("more than the 128"), "{error}");
+    let short = world.write("short.jsonl", &[json!({"prompt": "p", "response": "xxxxxxxxxx"})]);
+    let args = ["--model", &model, "--input", &short, "--output", &output, "--max-length", "8"];
+    assert!(score(&args).unwrap_err().to_string().contains("more than the 8"));
+    score(&args[..6]).unwrap();
+}
+
+#[test]
+fn no_rows_is_an_empty_output() {
+    let world = World::new();
+    let (input, output) = (world.write("in.jsonl", &[]), world.path("out.jsonl"));
+    score(&["--model", &world.path("runs/a"), "--input", &input, "--output", &output]).unwrap();
+    assert_eq!(fs::read(&output).unwrap(), b"");
+}
+
+#[test]
+fn an_output_under_a_link_replaces_what_it_points_to() {
+    let world = World::new();
+    let input = world.write("in.jsonl", &[json!({"prompt": "p", "response": "r"})]);
+    fs::write(world.path("real"), "old").unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(world.path("real"), world.path("link")).unwrap();
+    #[cfg(not(unix))]
+    fs::hard_link(world.path("real"), world.path("link")).unwrap();
+    score(&["--model", &world.path("runs/a"), "--input", &input, "--output", &world.path("link")]).unwrap();
+    #[cfg(unix)]
+    assert!(fs::symlink_metadata(world.path("link")).unwrap().is_symlink());
+    assert!(world.rows("link")[0]["score"].is_f64());
+}
+
+#[test]
+fn a_model_that_cannot_score_says_why() {
+    let world = World::new();
+    let input = world.write("in.jsonl", &[]);
+    let refused = |model: &str| score(&["--model", model, "--input", &input]).unwrap_err();
+    let config = world.path("runs/a/final/config.json");
+    let causal = fs::read_to_string(&config).unwrap().replace("ForSequenceClassification", "ForCausalLM");
+    fs::write(&config, causal).unwrap();
+    let error = refused(&world.path("runs/a"));
+    assert!(error.to_string().contains("without a reward head"), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    fs::create_dir_all(world.path("runs/b/checkpoints")).unwrap();
+    fs::write(world.path("runs/b/config.toml"), "").unwrap();
+    assert!(refused(&world.path("runs/b")).to_string().contains("neither final/ nor a checkpoint"));
+}
+
+#[test]
+fn eval_reports_pairs_and_ranked_splits_as_the_scores_say() {
+    let world = World::new();
+    let model = world.path("runs/a");
+    let texts: Vec<String> = (0..60).map(|i| format!("answer {}", i * 37 % 61)).collect();
+    let pairs: Vec<Value> =
+        texts.chunks(2).map(|t| json!({"prompt": "question", "chosen": t[0], "rejected": t[1]})).collect();
+    let ranked: Vec<Value> = texts
+        .chunks(4)
+        .map(|t| json!({"prompt": "question", "responses": t, "scores": [4.0, 2.0, 3.0, null]}))
+        .collect();
+    let input = world.write("splits/in-domain.jsonl", &pairs);
+    world.write("splits/mutual-disjoint.jsonl", &ranked);
+    fs::write(world.path("runs/a/config.toml"), format!("[data]\nsplits_dir = {:?}\n", world.path("splits")))
+        .unwrap();
+
+    let out = world.path("report.json");
+    eval(&["--model", &model, "--out", &out]).unwrap();
+    let report: EvalReport = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    let names: Vec<&str> = report.splits.0.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["in-domain", "mutual-disjoint"]);
+    assert!(report.model.ends_with("runs/a/final"));
+
+    score(&["--model", &model, "--input", &input, "--output", &world.path("scored")]).unwrap();
+    let scored = world.rows("scored");
+    let right = |row: &&Value| row["score_chosen"].as_f64() > row["score_rejected"].as_f64();
+    let accuracy = scored.iter().filter(right).count() as f64 / scored.len() as f64;
+    let split = report.splits.get("in-domain").unwrap();
+    assert_eq!((split.rows, split.metric, split.accuracy), (30, Metric::Accuracy, Some(accuracy)));
+    let [lo, hi] = split.accuracy_ci95.unwrap();
+    assert!(lo <= accuracy && accuracy <= hi);
+    let split = report.splits.get("mutual-disjoint").unwrap();
+    assert_eq!((split.rows, split.metric, split.sequences), (15, Metric::KendallTau, 45));
+    assert_eq!(split.responses_without_gold, 15);
+    assert!(split.hidden_norm_var.unwrap() >= 0.0);
+
+    let error = eval(&["--model", &model, "--split", "prompt-disjoint"]).unwrap_err().to_string();
+    assert!(error.ends_with("which has in-domain, mutual-disjoint"), "{error}");
+    eval(&["--model", &model, "--data", &input, "--out", &out]).unwrap();
+    let only: EvalReport = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    assert_eq!(only.splits.0.len(), 1);
+}
+
+/// Most of these rows are longer than the tiny model's context: what counts is that none gets lost.
+#[test]
+fn real_pairs_are_all_accounted_for() {
+    let Some(pairs) = crate::shared("data/ultrafeedback_pairs.jsonl") else { return };
+    let world = World::new();
+    let input = world.path("pairs.jsonl");
+    let text = fs::read_to_string(pairs).unwrap();
+    fs::write(&input, text.lines().take(200).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let out = world.path("report.json");
+    eval(&["--model", &world.path("runs/a"), "--data", &input, "--out", &out]).unwrap();
+    let report: EvalReport = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    let (_, split) = &report.splits.0[0];
+    assert_eq!(split.rows + split.skipped.values().sum::<u64>(), 200);
+}

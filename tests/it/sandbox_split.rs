@@ -1,8 +1,11 @@
 //! `sandbox` and `split` through the library: what they write, twice the same, and what they refuse.
 
+use predicates::prelude::*;
+use predicates::str::contains;
 use rmtrain::Error;
 use rmtrain::data::config::SandboxConfig;
 use rmtrain::data::sandbox;
+use rmtrain::data::source::SourceFile;
 use rmtrain::data::split::{self, Heldout, MANIFEST, Manifest, SETS, SplitConfig};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,7 +121,9 @@ fn the_sandbox_sets_hold_what_their_names_say() {
             assert_eq!(gold("rejected"), row["rejected-rating"].as_f64());
         }
     }
-    for (name, heldout) in [("prompt-disjoint", false), ("response-disjoint", true), ("mutual-disjoint", true)] {
+    for (name, heldout) in
+        [("prompt-disjoint", false), ("response-disjoint", true), ("mutual-disjoint", true)]
+    {
         for row in set(name) {
             let models = row["models"].as_array().expect("a list");
             assert!(models.iter().all(|m| heldout_model(m) == heldout), "{name}");
@@ -161,7 +166,8 @@ fn a_split_counts_and_hashes_what_it_wrote() {
     let root = tempfile::tempdir().expect("a folder");
     let path = input(root.path(), 50);
     let out = root.path().join("out");
-    let split_config = SplitConfig { valid_models: valid(&["m0", "m7"]), ..SplitConfig::new(vec![path]) };
+    let split_config =
+        SplitConfig { valid_models: valid(&["m0", "m7"]), ..SplitConfig::new(vec![SourceFile::local(path)]) };
     let written = split::write(&out, &split_config).expect("split");
     assert_eq!(written, manifest(&out));
     let counts: Vec<u64> = written.outputs.iter().map(|o| o.rows).collect();
@@ -187,8 +193,14 @@ fn adding_rows_leaves_the_draws_of_the_others() {
     let pairs = |prompts: usize| -> BTreeMap<String, String> {
         let out = root.path().join(format!("out{prompts}"));
         let path = input(root.path(), prompts);
-        split::write(&out, &SplitConfig { valid_models: valid(&["m0", "m7"]), ..SplitConfig::new(vec![path]) })
-            .expect("split");
+        split::write(
+            &out,
+            &SplitConfig {
+                valid_models: valid(&["m0", "m7"]),
+                ..SplitConfig::new(vec![SourceFile::local(path)])
+            },
+        )
+        .expect("split");
         rows(&out.join("train.jsonl")).iter().map(|r| (r["prompt"].to_string(), r.to_string())).collect()
     };
     let (few, many) = (pairs(40), pairs(80));
@@ -203,7 +215,9 @@ fn without_valid_models_four_are_drawn_by_the_seed() {
     let path = input(root.path(), 30);
     let models = |seed: u64| {
         let out = root.path().join(format!("{seed}"));
-        split::write(&out, &SplitConfig { seed, ..SplitConfig::new(vec![path.clone()]) }).expect("split").valid_models
+        split::write(&out, &SplitConfig { seed, ..SplitConfig::new(vec![SourceFile::local(&path)]) })
+            .expect("split")
+            .valid_models
     };
     assert_eq!(models(1).len(), 4);
     assert!((2..9).any(|seed| models(seed) != models(1)));
@@ -214,7 +228,10 @@ fn what_cannot_be_split_is_refused_with_its_place() {
     let root = tempfile::tempdir().expect("a folder");
     let path = input(root.path(), 20);
     let out = root.path().join("out");
-    let base = SplitConfig { valid_models: valid(&["m0", "m7"]), ..SplitConfig::new(vec![path.clone()]) };
+    let base = SplitConfig {
+        valid_models: valid(&["m0", "m7"]),
+        ..SplitConfig::new(vec![SourceFile::local(&path)])
+    };
     let refused = |config: SplitConfig| split::write(&out, &config).expect_err("refused");
     let unknown = refused(SplitConfig { valid_models: valid(&["m0", "gpt"]), ..base.clone() });
     assert!(unknown.to_string().contains("`gpt`") && unknown.to_string().contains("m0, m1"), "{unknown}");
@@ -224,12 +241,19 @@ fn what_cannot_be_split_is_refused_with_its_place() {
     refused(SplitConfig { responses_per_prompt: 1, ..base.clone() });
     refused(SplitConfig { inputs: Vec::new(), ..base.clone() });
     refused(SplitConfig { heldout_prompts: Heldout::Fraction(f64::NAN), ..base.clone() });
-    assert_eq!(refused(SplitConfig { inputs: vec![root.path().join("none.jsonl")], ..base.clone() }).exit_code(), 2);
+    assert_eq!(
+        refused(SplitConfig {
+            inputs: vec![SourceFile::local(root.path().join("none.jsonl"))],
+            ..base.clone()
+        })
+        .exit_code(),
+        2
+    );
     let unscored = refused(SplitConfig { score_field: "gold".into(), ..base.clone() });
     assert!(unscored.to_string().contains("too-few-responses"), "{unscored}");
     let bad = root.path().join("bad.jsonl");
     fs::write(&bad, "{\"instruction\": \"x\", \"completions\": []}\n{\"instr").expect("written");
-    let error = refused(SplitConfig { inputs: vec![bad], ..base.clone() });
+    let error = refused(SplitConfig { inputs: vec![SourceFile::local(bad)], ..base.clone() });
     assert!(error.to_string().contains("bad.jsonl:2:") && error.exit_code() == 2, "{error}");
     assert!(!out.exists(), "a refusal writes nothing");
     fs::create_dir(&out).expect("created");
@@ -251,6 +275,56 @@ fn heldout_is_a_share_or_a_count() {
     }
 }
 
+fn rmtrain(folder: &Path, arguments: &[&str]) -> assert_cmd::assert::Assert {
+    assert_cmd::Command::cargo_bin("rmtrain").expect("built").current_dir(folder).args(arguments).assert()
+}
+
+#[test]
+fn the_verbs_write_files_and_leave_stdout_empty() {
+    let root = tempfile::tempdir().expect("a folder");
+    let sandbox = ["sandbox", "--out", "box", "--prompts", "60", "--seed", "4"];
+    rmtrain(root.path(), &sandbox).success().stdout("").stderr(contains("hint:").and(contains("box/splits")));
+    rmtrain(root.path(), &sandbox).success().stderr(contains("complete already"));
+    // The sandbox's own split is the one that the command makes with the held-out generators.
+    let valid = "heldout-brook, heldout-creek,heldout-ford,heldout-mere";
+    let split =
+        ["split", "--input", "b*x/world.jsonl", "--out", "again", "--valid-models", valid, "--seed", "4"];
+    rmtrain(root.path(), &split).success().stdout("").stderr(contains("no leak found"));
+    assert_eq!(contents(&root.path().join("again")), contents(&root.path().join("box/splits")));
+    let left: BTreeSet<_> =
+        fs::read_dir(root.path()).expect("reads").map(|e| e.expect("reads").file_name()).collect();
+    assert_eq!(left.len(), 2, "no temporary folder stays behind: {left:?}");
+}
+
+#[test]
+fn the_verbs_name_what_is_wrong() {
+    let root = tempfile::tempdir().expect("a folder");
+    let refused = |arguments: &[&str], message: &str| {
+        rmtrain(root.path(), arguments).code(2).stdout("").stderr(contains(message.to_owned()));
+    };
+    refused(&["sandbox"], "--out");
+    refused(&["sandbox", "--out", "x", "--prompts", "3"], "found 3 prompts, expected 20 to 100000");
+    refused(&["sandbox", "--out", "x", "--seed", "-1"], "--seed");
+    refused(&["split", "--input", "none.jsonl", "--out", "x"], "none.jsonl");
+    refused(&["split", "--input", "none*.jsonl", "--out", "x"], "none*.jsonl");
+    input(root.path(), 20);
+    let split = ["split", "--input", "rows.jsonl", "--out", "x"];
+    let with = |flag: &'static str, value: &'static str| [&split[..], &[flag, value]].concat();
+    refused(
+        &with("--heldout-prompts", "1.5"),
+        "expected a share between 0 and 1 (0.2) or a number of prompts",
+    );
+    refused(&with("--valid-models", "m1,nobody"), "nobody");
+    refused(&with("--valid-models", ""), "distinct names");
+    refused(&with("--responses-per-prompt", "1"), "expected 2 to 64");
+    refused(&with("--score-field", "stars"), "too-few-responses");
+    fs::write(root.path().join("file"), "").expect("written");
+    rmtrain(root.path(), &["split", "--input", "rows.jsonl", "--out", "file"])
+        .failure()
+        .stderr(contains("file"));
+    assert!(!root.path().join("x").exists());
+}
+
 #[test]
 fn real_rows_by_seventeen_models_are_split() {
     let shared = std::env::var_os("RMTRAIN_SHARED")
@@ -261,7 +335,8 @@ fn real_rows_by_seventeen_models_are_split() {
         return;
     }
     let root = tempfile::tempdir().expect("a folder");
-    let written = split::write(&root.path().join("out"), &SplitConfig::new(vec![path])).expect("split");
+    let written = split::write(&root.path().join("out"), &SplitConfig::new(vec![SourceFile::local(path)]))
+        .expect("split");
     assert_eq!(written.counts.rows_read, 483);
     let dropped: u64 = written.dropped.rows.values().sum();
     assert_eq!(written.counts.rows_usable + dropped, 483);

@@ -3,8 +3,10 @@
 
 use proptest::prelude::*;
 use rmtrain::model::config::Dtype;
+use rmtrain::model::config_json::{HeadKind, read_config, write_config};
+use rmtrain::model::decoder_config::HEAD_WEIGHT;
 use rmtrain::model::weights::{TensorSpec, WeightFiles, write_model, write_safetensors};
-use rmtrain::model::{DecoderConfig, Family, HEAD_WEIGHT, HeadKind, read_config, write_config};
+use rmtrain::model::{DecoderConfig, Family};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

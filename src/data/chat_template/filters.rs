@@ -1,7 +1,8 @@
 //! jinja2's filters and tests where minijinja's answer differently or are missing.
 
-use super::methods::{capitalize, split_lines, strip};
+use super::methods::{capitalize, formatted, split_lines, strip};
 use super::python::{self, invalid, is_space, type_name};
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, State, Value};
 
@@ -26,6 +27,9 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_filter("truncate", truncate);
     env.add_filter("int", int);
     env.add_filter("float", float);
+    env.add_filter("format", |state: &State, text: &str, args: Rest<Value>| {
+        formatted(state, FormatStyle::Printf, text, &args)
+    });
     env.add_filter("center", center);
     env.add_filter("wordcount", wordcount);
     env.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));

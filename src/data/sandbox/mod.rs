@@ -11,6 +11,7 @@ mod tokenizer;
 mod world;
 
 use super::config::SandboxConfig;
+use super::source::SourceFile;
 use super::split::{self, SplitConfig};
 use crate::base::{atomic, interrupt, rng};
 use crate::{Error, Result};
@@ -185,7 +186,7 @@ fn build(folder: &Path, config: SandboxConfig) -> Result<Stamp> {
 /// How a sandbox is split: the four held-out generators, a fifth of the prompts.
 fn split_config(world: &Path, seed: u64) -> SplitConfig {
     let valid = generators::heldout().iter().map(|g| g.name.to_owned()).collect();
-    SplitConfig { seed, valid_models: Some(valid), ..SplitConfig::new(vec![world.to_path_buf()]) }
+    SplitConfig { seed, valid_models: Some(valid), ..SplitConfig::new(vec![SourceFile::local(world)]) }
 }
 
 /// Distinct prompts in an order that the seed alone decides; a shorter sandbox is the beginning of a longer one.

@@ -13,6 +13,7 @@ mod input;
 mod leakage;
 mod plan;
 
+use super::source::SourceFile;
 use crate::base::{atomic, interrupt, rng};
 use crate::{Error, Result};
 use plan::{Plan, Planner, Row};
@@ -74,7 +75,7 @@ impl std::fmt::Display for Heldout {
 /// What to split, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SplitConfig {
-    pub inputs: Vec<PathBuf>,
+    pub inputs: Vec<SourceFile>,
     /// Models whose responses are never trained on; `None` draws four from the data.
     pub valid_models: Option<Vec<String>>,
     /// The field of a completion that holds its gold score.
@@ -87,7 +88,7 @@ pub struct SplitConfig {
 
 impl SplitConfig {
     /// The defaults for these files: a fifth of the prompts, four responses a prompt, seed 0.
-    pub fn new(inputs: Vec<PathBuf>) -> Self {
+    pub fn new(inputs: Vec<SourceFile>) -> Self {
         Self {
             inputs,
             valid_models: None,
@@ -199,10 +200,10 @@ pub fn write(out: &Path, config: &SplitConfig) -> Result<Manifest> {
     config.validate()?;
     refuse_foreign(out)?;
     let mut inputs = Vec::new();
-    for path in &config.inputs {
-        let bytes = fs::metadata(path).map_err(Error::io(path))?.len();
-        let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        inputs.push(InputFile { file, rows: 0, bytes, sha256: atomic::sha256(path)? });
+    for source in &config.inputs {
+        let bytes = fs::metadata(&source.path).map_err(Error::io(&source.name))?.len();
+        let file = source.name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        inputs.push(InputFile { file, rows: 0, bytes, sha256: atomic::sha256(&source.path)? });
     }
     let (valid, chosen) = match &config.valid_models {
         Some(models) => (models.clone(), "given".to_owned()),
@@ -217,12 +218,10 @@ pub fn write(out: &Path, config: &SplitConfig) -> Result<Manifest> {
     atomic::write_folder(out, |folder| {
         let mut dropped = survey.dropped.clone();
         let (rows, counts) = write_sets(folder, config, &valid, &survey, &heldout, &mut dropped)?;
-        for (path, input) in config.inputs.iter().zip(&inputs) {
-            if atomic::sha256(path)? != input.sha256 {
-                return Err(Error::Data {
-                    path: path.clone(),
-                    reason: "the file changed while it was read".into(),
-                });
+        for (source, input) in config.inputs.iter().zip(&inputs) {
+            if atomic::sha256(&source.path)? != input.sha256 {
+                let reason = "the file changed while it was read".into();
+                return Err(Error::Data { path: source.name.to_path_buf(), reason });
             }
         }
         let leakage = leakage::check(folder, &valid)?;
@@ -373,7 +372,7 @@ fn survey(config: &SplitConfig, valid: &BTreeSet<String>) -> Result<Survey> {
     }
     if found.usable.is_empty() {
         return Err(Error::Data {
-            path: config.inputs[0].clone(),
+            path: config.inputs[0].name.to_path_buf(),
             reason: format!(
                 "no usable row among {} (dropped: {:?}): expected rows with at least two scored responses by different \
                  training models",

@@ -46,7 +46,6 @@ const REPLACED: &[(&str, &str, &[&str])] = &[
     ("[optim]\n", "[optim]\n[optim.lr]\n", &["optim.lr", "found a table"]),
     ("lr = 1e-3", "lr = \"1e-3\"", &["line 21", "optim.lr", "found \"1e-3\""]),
     ("batch_pairs = 8", "batch_pairs = 8.0", &["train.batch_pairs", "found 8.0", "an integer"]),
-
     // Ranges.
     ("lr = 1e-3", "lr = 0", &["optim.lr", "found 0", "above 0"]),
     ("lr = 1e-3", "lr = -1e-3", &["optim.lr", "found -0.001"]),
@@ -80,17 +79,33 @@ const REPLACED: &[(&str, &str, &[&str])] = &[
     ("max_length = 128", "train = [\"a.jsonl\"]", &["data.sandbox", "beside train"]),
     ("max_length = 128", "splits_dir = \"d\"", &["data.sandbox", "beside splits_dir"]),
     ("max_length = 128", "eval = [\"a.jsonl\"]", &["line 14", "data.eval", "beside sandbox"]),
-    ("sandbox = { seed = 0, prompts = 50 }", "", &["line 12", "data.train", "one of train, splits_dir or sandbox"]),
+    (
+        "sandbox = { seed = 0, prompts = 50 }",
+        "",
+        &["line 12", "data.train", "one of train, splits_dir or sandbox"],
+    ),
     ("tokenizer = \"sandbox\"", "path = \"x\"", &["model.random", "beside path"]),
     ("tokenizer = \"sandbox\"", "", &["model.tokenizer", "found nothing"]),
-    ("tokenizer = \"sandbox\"", "tokenizer = \"nowhere to be found\"", &["model.tokenizer", "nowhere to be found"]),
+    (
+        "tokenizer = \"sandbox\"",
+        "tokenizer = \"nowhere to be found\"",
+        &["model.tokenizer", "nowhere to be found"],
+    ),
     // The objective.
     ("kind = \"bradley-terry\"", "kind = \"bradly-terry\"", &["line 16", "did you mean \"bradley-terry\"?"]),
     ("kind = \"bradley-terry\"", "kind = \"center\"", &["objective.1.kind", "no preference term"]),
     ("kind = \"bradley-terry\"", "margin = 1.0", &["objective.0.kind", "found nothing"]),
     ("kind = \"bradley-terry\"", "kind = \"sum-to-zero\"", &["objective.1.kind", "at most once"]),
-    ("kind = \"bradley-terry\"", "kind = \"bradley-terry\"\nlabel_smoothing = 0.5", &["line 17", "label_smoothing"]),
-    ("kind = \"bradley-terry\"", "kind = \"bradley-terry\"\nmargin = \"row\"", &["objective.0.margin", "found \"row\""]),
+    (
+        "kind = \"bradley-terry\"",
+        "kind = \"bradley-terry\"\nlabel_smoothing = 0.5",
+        &["line 17", "label_smoothing"],
+    ),
+    (
+        "kind = \"bradley-terry\"",
+        "kind = \"bradley-terry\"\nmargin = \"row\"",
+        &["objective.0.margin", "found \"row\""],
+    ),
     ("kind = \"bradley-terry\"", "kind = \"direct\"\nmargin = 1", &["objective.0.margin", "unknown key"]),
     ("lambda = 1e-3", "lambda = -1e-3", &["line 19", "objective.1.lambda", "found -0.001"]),
     ("lambda = 1e-3", "scope = \"local\"", &["objective.1.scope", "\"micro-batch\""]),
@@ -116,9 +131,17 @@ const REPLACED: &[(&str, &str, &[&str])] = &[
     ("sandbox = { seed = 0, prompts = 50 }", "train = [\"[\"]", &["data.train", "the glob"]),
     ("sandbox = { seed = 0, prompts = 50 }", "train = []", &["data.train", "an empty list"]),
     ("sandbox = { seed = 0, prompts = 50 }", "train = [3]", &["data.train", "found 3"]),
-    ("sandbox = { seed = 0, prompts = 50 }", "train = [\"hf://models/x\"]", &["data.train", "hf://datasets/"]),
+    (
+        "sandbox = { seed = 0, prompts = 50 }",
+        "train = [\"hf://models/x\"]",
+        &["data.train", "hf://datasets/"],
+    ),
     ("sandbox = { seed = 0, prompts = 50 }", "train = [\"s3://b/x\"]", &["data.train", "s3://b/x"]),
-    ("sandbox = { seed = 0, prompts = 50 }", "splits_dir = \"out\"", &["data.splits_dir", "found no train.jsonl"]),
+    (
+        "sandbox = { seed = 0, prompts = 50 }",
+        "splits_dir = \"out\"",
+        &["data.splits_dir", "found no train.jsonl"],
+    ),
     (
         "max_length = 128",
         "chat_template = \"missing.jinja\"",
@@ -185,7 +208,11 @@ fn files_that_are_no_configuration() {
     let deep = format!("a = {}", "[".repeat(50_000));
     let many = "= \n".repeat(100_000);
     let cases: &[(&str, &[u8], &[&str])] = &[
-        ("empty", b"", &["3 problems", "model: found nothing", "data: found nothing", "objective: found nothing"]),
+        (
+            "empty",
+            b"",
+            &["3 problems", "model: found nothing", "data: found nothing", "objective: found nothing"],
+        ),
         ("zeros", &[0; 4096], &["line 1", "not valid TOML"]),
         ("not UTF-8", b"[model]\npath = \"\xff\xfe\"\n", &["line 2", "not UTF-8"]),
         ("UTF-16", b"\xff\xfe[\x00m\x00", &["line 1", "not UTF-8"]),
