@@ -72,9 +72,10 @@ pub(super) fn side_score(row: &Map<String, Value>, side: &str) -> Option<f64> {
         format!("{side}-rating"),
         format!("{side}_rating"),
     ];
-    [Some(row), row.get("metadata").and_then(Value::as_object)].into_iter().flatten().find_map(|fields| {
-        names.iter().find_map(|name| score(fields.get(name)?, name).ok().flatten())
-    })
+    [Some(row), row.get("metadata").and_then(Value::as_object)]
+        .into_iter()
+        .flatten()
+        .find_map(|fields| names.iter().find_map(|name| score(fields.get(name)?, name).ok().flatten()))
 }
 
 /// The model that wrote one side of a pair.

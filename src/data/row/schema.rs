@@ -146,7 +146,9 @@ impl Row {
         let mut responses = Vec::new();
         for (side, score) in [("chosen", 1.0), ("rejected", 0.0)] {
             let Value::Array(texts) = self.take(side) else {
-                return Err(format!("{side}: found no list, expected a list of strings like the other side's"));
+                return Err(format!(
+                    "{side}: found no list, expected a list of strings like the other side's"
+                ));
             };
             for (i, text) in texts.into_iter().enumerate() {
                 let Value::String(text) = text else {
@@ -309,7 +311,10 @@ fn without_prompt(
     let starts = |side: &[Message]| repeated(&prompt, side) > 0;
     let shared = shared_turns(&chosen, &rejected);
     // The prompt column may hold one turn of the conversation that both sides spell out.
-    if !starts(&chosen) && !starts(&rejected) && chosen[..shared].iter().any(|turn| prompt.last() == Some(turn)) {
+    if !starts(&chosen)
+        && !starts(&rejected)
+        && chosen[..shared].iter().any(|turn| prompt.last() == Some(turn))
+    {
         return Ok(split_at(shared, chosen, rejected));
     }
     let chosen = without_repeated(&prompt, chosen, "chosen")?;
