@@ -42,7 +42,10 @@ pub fn run(args: &SplitArgs) -> anyhow::Result<()> {
     interrupt::install_saying("stopping; nothing is left half-written");
     let config = SplitConfig {
         inputs: resolve(&args.input, &Hub)?,
-        valid_models: args.valid_models.as_ref().map(|names| names.iter().map(|n| n.trim().to_owned()).collect()),
+        valid_models: args
+            .valid_models
+            .as_ref()
+            .map(|names| names.iter().map(|n| n.trim().to_owned()).collect()),
         score_field: args.score_field.clone(),
         heldout_prompts: args.heldout_prompts,
         seed: args.seed,

@@ -202,7 +202,8 @@ pub fn write(out: &Path, config: &SplitConfig) -> Result<Manifest> {
     let mut inputs = Vec::new();
     for source in &config.inputs {
         let bytes = fs::metadata(&source.path).map_err(Error::io(&source.name))?.len();
-        let file = source.name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let file =
+            source.name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         inputs.push(InputFile { file, rows: 0, bytes, sha256: atomic::sha256(&source.path)? });
     }
     let (valid, chosen) = match &config.valid_models {
