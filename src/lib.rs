@@ -2,7 +2,7 @@
 //! optimizer step, with the hidden-state norms that explain over-optimization logged at every step.
 //!
 //! The floors, top to bottom (imports go down only): `cli`, `commands`, `config`, `trainer`, `eval`, `checkpoint`,
-//! `objective`, `diagnostics`, `data`, `model`, `optim`, `kernels`, `base`. DESIGN.md gives the reasons.
+//! `objective`, `diagnostics`, `data`, `model`, `optim`, `kernels`, `hub`, `base`. DESIGN.md gives the reasons.
 
 pub mod base;
 pub mod checkpoint;

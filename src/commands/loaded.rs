@@ -100,7 +100,7 @@ impl LoadedModel {
                 "hint: the chat template prints today's date, so scores change with the calendar; --date {today} fixes it"
             );
         }
-        let tokenizer = CheckedTokenizer { tokenizer, vocab_size: config.decoder.vocab_size };
+        let tokenizer = CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
         Ok(Self {
             scorer: load_scorer(&folder, flags)?,
             tokenizer: Arc::new(tokenizer),
@@ -131,9 +131,9 @@ fn folder_of(model: &str) -> Result<PathBuf> {
 }
 
 /// A tokenizer whose ids the model knows: an id past the embedding names its row instead of failing in a kernel.
-struct CheckedTokenizer {
-    tokenizer: Tokenizer,
-    vocab_size: usize,
+pub(super) struct CheckedTokenizer {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) vocab_size: usize,
 }
 
 impl EncodeConversation for CheckedTokenizer {

@@ -1,9 +1,13 @@
 //! The verbs, one file each: build the parts, run, print. Errors leave through `anyhow`; the library's own
 //! [`crate::Error`] inside decides the exit code.
 
+mod datasets;
 pub mod eval;
+pub mod fit;
 pub mod loaded;
+pub mod preflight;
 mod progress;
 mod rows;
 mod run_folder;
 pub mod score;
+mod train;

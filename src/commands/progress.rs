@@ -34,6 +34,11 @@ impl RowsBar {
         ));
     }
 
+    /// Rows that were read, where nothing is scored.
+    pub fn show_rows(&self, rows: u64) {
+        self.bar.set_message(format!("{}: {rows} rows", self.name));
+    }
+
     /// Removes the line and tells how long it stood.
     pub fn finish(&self) -> Duration {
         self.bar.finish_and_clear();

@@ -2,12 +2,65 @@
 
 use crate::data::config::Overlong;
 use crate::{Error, Result};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-const CONFIG: &str = "config.toml";
-const FINAL: &str = "final";
+pub(super) const CONFIG: &str = "config.toml";
+pub(super) const FINAL: &str = "final";
+
+/// Where `fit` writes without `--out`: `runs/` with the configuration's name, numbered where that is taken.
+///
+/// With `resume` the newest unfinished one of these, or a new one.
+pub(super) fn default_for(config: &Path, resume: bool) -> Result<PathBuf> {
+    let stem = config.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
+    let numbered = |n: u32| match n {
+        1 => Path::new("runs").join(&stem),
+        n => Path::new("runs").join(format!("{stem}-{n}")),
+    };
+    // Numbers are given out without gaps, so the first free one ends the search.
+    let taken = |n: &u32| numbered(*n).join(CONFIG).exists();
+    let last = (1..).take_while(taken).last().unwrap_or(0);
+    let unfinished = |n: &u32| !numbered(*n).join(FINAL).exists();
+    match (1..=last).rev().find(unfinished).filter(|_| resume) {
+        Some(n) => Ok(numbered(n)),
+        None => Ok(numbered(last + 1)),
+    }
+}
+
+/// Whether a folder that is to become a run holds something else.
+pub(super) fn has_foreign_content(folder: &Path) -> Result<bool> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(folder)(e)),
+        // A run that was killed before it wrote its configuration leaves its lock and a temporary.
+        Ok(entries) => Ok(entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            name != LOCK && !name.to_string_lossy().starts_with(".tmp-")
+        })),
+    }
+}
+
+/// Held while a process trains in a folder; released when it ends, however it ends.
+pub(super) struct RunLock(#[expect(dead_code, reason = "the lock lives as long as the open file")] File);
+
+const LOCK: &str = ".lock";
+
+impl RunLock {
+    /// # Errors
+    /// [`Error::Checkpoint`] if another process trains there.
+    pub(super) fn take(folder: &Path) -> Result<Self> {
+        let path = folder.join(LOCK);
+        let file = File::create(&path).map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::checkpoint(folder, "another rmtrain is training in this folder"))
+            }
+            Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+        }
+    }
+}
 
 /// The `final/` of a run directory.
 ///
@@ -137,7 +190,6 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::time::Duration;
 
     fn run(runs: &Path, name: &str, finished: Option<u64>) -> PathBuf {

@@ -1,8 +1,20 @@
 //! The run's configuration: a TOML file plus `--set`, validated as a whole.
 //!
-//! Each section's type belongs to the module that it configures; this module puts them together and reads them.
+//! Each section's type belongs to the module that it configures, and so does the code that reads and writes it; this
+//! module puts them together, and [`overrides`] is the only place where precedence between file and flags lives.
 
-use crate::{data, model, objective, optim, trainer};
+mod overrides;
+
+use crate::base::located::{self, Problem};
+use crate::base::reader::{Problems, Section};
+use crate::base::toml_writer::TomlWriter;
+use crate::{Error, Result, data, model, objective, optim, trainer};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// A configuration has a few hundred bytes; whatever is larger was given by mistake.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Everything `fit` needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,4 +24,138 @@ pub struct RunConfig {
     pub objective: Vec<objective::Config>,
     pub optim: optim::Config,
     pub train: trainer::Config,
+}
+
+impl RunConfig {
+    /// Reads a configuration file and the `--set KEY=VALUE` flags given with it.
+    ///
+    /// Relative paths in the file are left as they are: they count from the current folder, as in Hugging Face's
+    /// tools, and not from the file's.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with every problem at once, each with its line or flag; [`Error::Io`] and [`Error::Usage`]
+    /// where the file cannot be read.
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
+        if path.is_dir() {
+            let text = format!("--config {}: found a folder, expected a TOML file", path.display());
+            return Err(Error::Usage(text));
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(Error::io(path))?;
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+        let refuse = |problem: String| Error::Config { path: path.to_path_buf(), problems: vec![problem] };
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            let problem = format!("found more than {MAX_FILE_BYTES} bytes, expected a small TOML file");
+            return Err(refuse(problem));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+            refuse(format!("line {line}: found bytes that are not UTF-8, expected a text file"))
+        })?;
+        Self::parse(&text, path, sets)
+    }
+
+    /// [`RunConfig::load`] for a file that is already in memory; `path` names it in messages.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with every problem at once.
+    pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self> {
+        let refuse = |problems: Vec<Problem>| Error::Config {
+            path: path.to_path_buf(),
+            problems: problems.iter().map(ToString::to_string).collect(),
+        };
+        let mut document = located::parse_document(text).map_err(refuse)?;
+        let problems = Problems::default();
+        overrides::apply(&mut document, sets, &problems);
+        let config = Self::read(Section::root(document, &problems));
+        match problems.into_sorted() {
+            none if none.is_empty() => Ok(config),
+            some => Err(refuse(some)),
+        }
+    }
+
+    /// Whether a run that was started with `before` may go on with `self`.
+    ///
+    /// What only says where and how often (device, memory, checkpoints) may change; everything that results depend
+    /// on may not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the file `path` of `before`, with every line that differs.
+    pub fn check_can_resume(&self, before: &Self, path: &Path) -> Result<()> {
+        let mut allowed = before.clone();
+        allowed.train.device = self.train.device;
+        allowed.train.activations = self.train.activations;
+        allowed.train.memory_budget_gib = self.train.memory_budget_gib;
+        allowed.train.save_every = self.train.save_every;
+        allowed.train.keep_last = self.train.keep_last;
+        let (now, then) = (self.to_toml(), allowed.to_toml());
+        let problems: Vec<String> = then
+            .lines()
+            .filter(|line| !now.lines().any(|other| other == *line))
+            .map(|line| format!("the run was started with `{line}`, which --resume cannot change"))
+            .collect();
+        if now == then {
+            return Ok(());
+        }
+        Err(Error::Config { path: path.to_path_buf(), problems })
+    }
+
+    fn read(mut root: Section<'_>) -> Self {
+        // The fallbacks below are never seen: a section that is missing is on record as a problem.
+        let model = root.section("model").map(model::Config::read).unwrap_or_else(|| {
+            root.missing("model", "a [model] table");
+            model::Config {
+                source: model::config::Source::Path(String::new()),
+                tokenizer: None,
+                revision: None,
+                dtype: None,
+                head_init_std: model::config::HeadInitStd::InverseSqrtHidden,
+            }
+        });
+        let data_place = root.place_of("data").cloned();
+        let data = root.section("data").map(data::Config::read).unwrap_or_else(|| {
+            root.missing("data", "a [data] table");
+            data::Config::default()
+        });
+        if root.place_of("objective").is_none() {
+            root.missing("objective", "at least one [[objective]], `kind = \"bradley-terry\"` say");
+        }
+        let objective_place = root.place_of("objective").cloned();
+        let objective = root.sections("objective").map_or_else(Vec::new, |terms| {
+            if terms.is_empty() {
+                let text = "found an empty list, expected at least one term";
+                root.problem(objective_place, "objective", text);
+            }
+            objective::Config::read_all(terms)
+        });
+        let optim = root.section("optim").map(optim::Config::read).unwrap_or_default();
+        let train_place = root.place_of("train").cloned();
+        let train = root.section("train").map(trainer::Config::read).unwrap_or_default();
+
+        let unevaluated = data_place.is_some() && !data.train.is_empty() && data.eval.is_empty();
+        for (key, given) in [
+            ("train.best_metric", train.best_metric.is_some()),
+            ("train.early_stopping_patience", train.early_stopping_patience.is_some()),
+            ("train.eval_every", train.eval_every.is_some()),
+        ] {
+            if given && unevaluated {
+                let text = "found without data.eval, expected something to evaluate on";
+                root.problem(train_place.clone(), key, text);
+            }
+        }
+        root.finish();
+        Self { model, data, objective, optim, train }
+    }
+
+    /// The resolved configuration as TOML, every key explicit. Reading it back gives the same configuration.
+    pub fn to_toml(&self) -> String {
+        let mut out = TomlWriter::default();
+        self.model.write(&mut out);
+        self.data.write(&mut out);
+        self.objective.iter().for_each(|term| term.write(&mut out));
+        self.optim.write(&mut out);
+        self.train.write(&mut out);
+        out.finish()
+    }
 }

@@ -1,7 +1,12 @@
 //! Chat templates: jinja2 as transformers runs it, on minijinja.
 //!
-//! A template comes from a model's folder and is not to be trusted: rendering is bounded in time, memory and depth,
-//! and reaches neither files nor the environment. What is not here: finding the template (`tokenize`), tokens.
+//! A template comes from a model's folder: it reaches neither files nor the environment, and loops, recursion,
+//! strings and everything that is printed are bounded in time, memory and depth. Three things that minijinja does
+//! not pay for are not, so a template that means harm can still hang or abort the process: `+` of a list that was
+//! doubled dozens of times with `+`, `~` and `==` of lists that hold themselves twice as often, and lists nested tens
+//! of thousands deep, whose release overflows the stack.
+//!
+//! What is not here: finding the template (`tokenize`), tokens.
 //!
 //! Rendered text equals `apply_chat_template(messages, tokenize=False)` of transformers 4.57; the exceptions are
 //! listed at [`ChatTemplate`].
@@ -17,6 +22,7 @@ use super::row::Message;
 use crate::base::{Error, Result};
 use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Rest;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
 
@@ -36,9 +42,16 @@ const NAME: &str = "chat_template";
 
 /// A compiled chat template, with the special tokens and the date that it prints.
 ///
-/// Where it differs from jinja2: the clock of `strftime_now` stands at midnight of the frozen date; the `~` operator
-/// joins lists, dictionaries and floats beyond 1e16 in minijinja's notation; integers end at 128 bits; `x.items`
-/// without a call is the key `items`, not the method; rendering that takes millions of steps is refused.
+/// Where it differs from jinja2, by nature of minijinja:
+///
+/// - the clock of `strftime_now` stands at midnight of the frozen date;
+/// - refused here: `%` on strings, `varargs` and `kwargs` of macros, the filters `striptags`, `wordwrap`, `urlencode`,
+///   `filesizeformat`, `random`, `xmlattr`, `pprint`, integers beyond 128 bits, rendering that takes millions of steps;
+/// - refused there: loops over none, `<` between kinds, a number or none `in` a string, unknown escapes;
+/// - printed otherwise: lists with floats below 1e-4 or from 1e16 on behind `~`, a macro's `arguments`;
+///   `x.items` without a call is the key, not the method, and `attr` finds keys.
+///
+/// None of it occurs in a chat template that we know of; each has a test that notices when minijinja changes.
 ///
 /// # Source
 /// `transformers/utils/chat_template_utils.py`: `_compile_jinja_template`, `render_jinja_template`.
@@ -80,6 +93,10 @@ impl ChatTemplate {
         env.set_unknown_method_callback(methods::call_method);
         filters::register(&mut env);
         env.remove_global("debug");
+        // It walks a value without paying for it, and differs from Python's.
+        env.remove_filter("pprint");
+        env.add_function("joiner", minijinja_contrib::globals::joiner);
+        env.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.to_vec()));
         env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(python::invalid(format!("the template refuses this conversation: {message}")))
         });

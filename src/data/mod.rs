@@ -15,5 +15,10 @@ pub mod store;
 pub mod tokenize;
 
 pub use config::Config;
+pub use loader::{Batch, Loader};
+pub use pairing::{DropReason, PairRecord};
 pub use row::{Example, Message, Response, RowKind};
-pub use tokenize::{TokenGroup, TokenPair, Tokenizer};
+pub use sampler::Order;
+pub use source::{HubDatasets, Origin, RawRow, Rows, SourceFile};
+pub use store::{DataReport, PairStore, Preparation};
+pub use tokenize::{EncodeConversation, TokenGroup, TokenPair, Tokenizer};

@@ -1,9 +1,19 @@
 //! Rows: the schemas that are read, normalised into one [`Example`].
+//!
+//! `schema` tells the schemas apart, `text` reads messages, `gold` reads scores. What is not here: files (`source`)
+//! and what becomes of an example (`pairing`).
+
+mod gold;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// One chat message. Keys beyond `role` and `content` reach the template as they are.
+/// One chat message. Keys beyond `role` and `content` reach the template as they are, except nulls, which count as
+/// absent: tables fill every column, and a template that asks `'tool_calls' in message` means a value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
@@ -51,6 +61,31 @@ pub struct Example {
 }
 
 impl Example {
+    /// Reads a row of any schema of the table below; the caller adds the place to a reason.
+    ///
+    /// | schema | told by | becomes |
+    /// |---|---|---|
+    /// | pair | `chosen`, `rejected`, and `prompt`, `instruction` (+ `input`), `question`, `messages` or `conversations` | Pair |
+    /// | pair of conversations | `chosen`, `rejected` as messages; the prompt is their common prefix | Pair |
+    /// | stack-exchange | `question`, `response_j` (chosen), `response_k` (rejected) | Pair |
+    /// | graded lists (RM-Bench, RewardBench 2) | `chosen`, `rejected` as lists of strings | Ranked, gold 1 and 0 |
+    /// | UltraFeedback | `instruction`, `completions[]` | Ranked |
+    /// | k responses | `responses[]`, `scores[]`, `models[]`, or `response_1_text` .. and `all_scores` | Ranked |
+    /// | to score | a prompt and `response`; `messages` or `conversations` that end with the assistant | Single |
+    ///
+    /// A null field counts as absent. A prompt that `chosen` and `rejected` repeat is not repeated. `system` or
+    /// `system_prompt` (a string) comes before a prompt that has no system message of its own.
+    ///
+    /// `score_field` names a completion's gold score. Where it is `overall_score`, the schema's own aggregate, and a
+    /// completion lacks it, the mean of `annotations.*.Rating` stands in, else `fine-grained_score`. Any other name
+    /// has no stand-in, so that a misspelt one is noticed: its completions are unscored.
+    ///
+    /// # Errors
+    /// What was found and what was expected, as one line.
+    pub fn from_json(row: Value, score_field: &str) -> Result<Self, String> {
+        schema::read(row, score_field)
+    }
+
     /// The whole conversation of response `i`: the prompt's messages, then its own.
     pub fn conversation(&self, i: usize) -> Vec<Message> {
         self.prompt.iter().chain(&self.responses[i].messages).cloned().collect()

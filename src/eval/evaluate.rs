@@ -7,7 +7,7 @@ use super::scorer::score_groups;
 use super::tally::Tally;
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
-use crate::Result;
+use crate::{Error, Result};
 use crate::data::config::Overlong;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
@@ -201,7 +201,7 @@ pub(super) fn encode_response(
     response: usize,
     encoder: &dyn EncodeConversation,
 ) -> Result<Vec<u32>> {
-    let ids = encoder.encode(&example.conversation(response)).map_err(|error| origin.wrap(error))?;
+    let ids = encoder.encode(&example.conversation(response)).map_err(|error| placed(origin, error))?;
     if ids.is_empty() {
         return Err(origin.error("the conversation renders to no tokens"));
     }
@@ -226,6 +226,14 @@ fn text_bytes(example: &Example) -> usize {
     let of =
         |messages: &[Message]| messages.iter().map(|m| m.content.len() + m.role.len() + 64).sum::<usize>();
     of(&example.prompt) + example.responses.iter().map(|r| of(&r.messages)).sum::<usize>()
+}
+
+/// A problem of a row that another part has found; an [`Error::Row`] keeps its own place.
+fn placed(origin: &Origin, error: Error) -> Error {
+    match error {
+        Error::Row { .. } => error,
+        other => origin.error(other.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub mod bootstrap;
 mod evaluate;
 pub mod kendall;
 mod length;
-mod origin;
+
 mod report;
 mod rescore;
 mod reward_model;
@@ -24,7 +24,7 @@ mod window;
 pub use accuracy::{Agreement, Judged, agreement};
 pub use evaluate::{Options, Progress, evaluate_split};
 pub use length::{Fitted, fit_length};
-pub use origin::Origin;
+pub use crate::data::Origin;
 pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};

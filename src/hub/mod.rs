@@ -138,7 +138,12 @@ impl HubSettings {
         };
         let repo = Repo::new(self, Kind::Model, &id, revision)?;
         // A commit never changes: once complete it needs no network.
-        if let Some(snapshot) = repo.pinned_snapshot().filter(|s| cache::missing_file(s, wanted).is_none()) {
+        let complete = |snapshot: &PathBuf| {
+            cache::missing_file(snapshot, wanted)
+                .or_else(|| cache::missing_file(snapshot, Wanted::Tokenizer))
+                .is_none()
+        };
+        if let Some(snapshot) = repo.pinned_snapshot().filter(complete) {
             return Ok(snapshot);
         }
         let from_cache = || {

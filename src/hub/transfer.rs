@@ -26,6 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const INTERRUPT_CHECK: Duration = Duration::from_millis(200);
 const MAX_RELATIVE_REDIRECTS: usize = 10;
 /// Where stderr is no terminal, only files above this are announced, in bytes.
 const ANNOUNCED_BYTES: u64 = 1 << 20;
@@ -148,10 +149,9 @@ impl Transfer {
         };
         let mut url = Url::parse(url).map_err(|_| malformed("no valid URL"))?;
         for _ in 0..MAX_RELATIVE_REDIRECTS {
-            let response = self
-                .request(&self.staying_client, Method::HEAD, url.clone())
-                .send()
-                .await
+            let response = self.request(&self.staying_client, Method::HEAD, url.clone()).send();
+            let response = interruptible(response)
+                .await?
                 .map_err(|e| Broken::Transient(failure::from_transport(&remote.subject, &e)))?;
             let status = response.status();
             if !status.is_success() && !status.is_redirection() {
@@ -217,7 +217,7 @@ impl Transfer {
         if partial.received > 0 {
             request = request.header(RANGE, format!("bytes={}-", partial.received));
         }
-        let mut response = request.send().await.map_err(broke)?;
+        let mut response = interruptible(request.send()).await?.map_err(broke)?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT
                 if continues(response.headers(), partial.received, identity.bytes) => {}
@@ -235,10 +235,7 @@ impl Transfer {
             _ => return Err(refused(&remote.subject, &response)),
         }
         bar.set_position(partial.received);
-        while let Some(bytes) = response.chunk().await.map_err(broke)? {
-            if interrupt::requested() {
-                return Err(Error::Interrupted.into());
-            }
+        while let Some(bytes) = interruptible(response.chunk()).await?.map_err(broke)? {
             if partial.received + bytes.len() as u64 > identity.bytes {
                 partial.clear()?;
                 let what = format!("more than the {} bytes that it promised", identity.bytes);
@@ -269,13 +266,23 @@ async fn retry<T>(mut attempt: impl AsyncFnMut() -> Result<T, Broken>) -> Result
     }
 }
 
-/// Waits longer after every failure, and not at all after Ctrl-C.
+/// Waits longer after every failure.
 async fn pause(failures: u32) -> Result<()> {
-    if interrupt::requested() {
-        return Err(Error::Interrupted);
+    interruptible(tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)))
+        .await
+}
+
+/// Waits, but not past Ctrl-C: a silent server must not hold up the user.
+async fn interruptible<T>(work: impl Future<Output = T>) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if interrupt::requested() {
+            return Err(Error::Interrupted);
+        }
+        if let Ok(done) = tokio::time::timeout(INTERRUPT_CHECK, &mut work).await {
+            return Ok(done);
+        }
     }
-    tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)).await;
-    Ok(())
 }
 
 fn refused(subject: &Subject, response: &Response) -> Broken {

@@ -1,7 +1,10 @@
 //! Choosing the device.
 
+use crate::base::located::quoted;
 use crate::{Error, Result};
 use candle_core::Device;
+use std::fmt;
+use std::str::FromStr;
 
 /// `train.device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,48 @@ impl DeviceChoice {
                 reason: "this build has no CUDA; build with `--features cuda`, or set train.device = \"cpu\""
                     .into(),
             }),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(0) => f.write_str("cuda"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cuda =
+            |ordinal: &str| ordinal.parse().ok().filter(|_| ordinal.bytes().all(|b| b.is_ascii_digit()));
+        match (text, text.strip_prefix("cuda:").and_then(cuda)) {
+            ("auto", _) => Ok(DeviceChoice::Auto),
+            ("cpu", _) => Ok(DeviceChoice::Cpu),
+            ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
+            (_, Some(ordinal)) => Ok(DeviceChoice::Cuda(ordinal)),
+            _ => Err(format!("found {}, expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"", quoted(text))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_read_back_as_written() {
+        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(3)] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:99999999999999999999", "CPU"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
     }
 }

@@ -1,5 +1,17 @@
 //! `[[objective]]`: the list of terms.
 
+use crate::base::reader::{NON_NEGATIVE, POSITIVE, Section, Words, list};
+use crate::base::toml_writer::{TomlWriter, Word};
+
+/// The paper's weight of the sum-to-zero term.
+const DEFAULT_LAMBDA: f64 = 1e-3;
+const DEFAULT_HINGE_MARGIN: f64 = 1.0;
+const DEFAULT_TEMPERATURE: f64 = 1.0;
+/// Far below any reward that matters, far above what f64 loses: it only guards 0 / 0.
+const DEFAULT_EPSILON: f64 = 1e-6;
+/// TRL's `center_rewards_coefficient`.
+const DEFAULT_COEFFICIENT: f64 = 0.01;
+
 /// One term of the loss. The loss is the sum of all terms.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Config {
@@ -15,6 +27,13 @@ pub enum Config {
     Direct,
     /// `coefficient * mean((r_w + r_l)^2)`.
     Center { coefficient: f64 },
+}
+
+impl Config {
+    /// Whether the term reads the rows' own margins.
+    pub fn needs_margin_column(&self) -> bool {
+        matches!(self, Self::BradleyTerry { margin: Margin::Column, .. } | Self::Hinge { margin: Margin::Column })
+    }
 }
 
 /// The margin of a pair: the row's `margin` column where it has one, else the constant.
@@ -41,4 +60,156 @@ pub enum Scale {
     Mean,
     /// `lambda * B * mean(r)^2`, B the pairs of one micro-batch, as the published code does.
     Batch,
+}
+
+/// The margins that are no number.
+impl Words for Margin {
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Margin::None), ("column", Margin::Column)];
+}
+
+impl Words for Scope {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("global", Scope::Global), ("micro-batch", Scope::MicroBatch)];
+}
+
+impl Words for Scale {
+    const WORDS: &'static [(&'static str, Self)] = &[("mean", Scale::Mean), ("batch", Scale::Batch)];
+}
+
+/// A term without its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    BradleyTerry,
+    SumToZero,
+    Hinge,
+    Normalized,
+    Direct,
+    Center,
+}
+
+impl Words for Kind {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("bradley-terry", Kind::BradleyTerry),
+        ("sum-to-zero", Kind::SumToZero),
+        ("hinge", Kind::Hinge),
+        ("normalized", Kind::Normalized),
+        ("direct", Kind::Direct),
+        ("center", Kind::Center),
+    ];
+}
+
+impl Kind {
+    /// Whether the term says which of two responses is better; the others only shape the rewards.
+    pub fn is_preference(self) -> bool {
+        !matches!(self, Kind::SumToZero | Kind::Center)
+    }
+}
+
+impl Config {
+    /// Which term this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Config::BradleyTerry { .. } => Kind::BradleyTerry,
+            Config::SumToZero { .. } => Kind::SumToZero,
+            Config::Hinge { .. } => Kind::Hinge,
+            Config::Normalized { .. } => Kind::Normalized,
+            Config::Direct => Kind::Direct,
+            Config::Center { .. } => Kind::Center,
+        }
+    }
+
+    /// Reads the list of terms. What is wrong goes on the sections' record; the value is of no use then.
+    pub(crate) fn read_all(sections: Vec<Section<'_>>) -> Vec<Self> {
+        let mut terms: Vec<Self> = Vec::with_capacity(sections.len());
+        let mut complete = true;
+        let last = sections.len().saturating_sub(1);
+        for (i, mut section) in sections.into_iter().enumerate() {
+            if section.place_of("kind").is_none() {
+                let words: Vec<&str> = Kind::WORDS.iter().map(|(word, _)| *word).collect();
+                section.missing("kind", &list(&words));
+            }
+            let Some(kind) = section.word::<Kind>("kind") else {
+                complete = false;
+                continue;
+            };
+            if terms.iter().any(|term| term.kind() == kind) {
+                let text = format!("found a second {:?}, expected each kind at most once", kind.word());
+                section.problem(None, "kind", &text);
+            }
+            let preference = kind.is_preference() || terms.iter().any(|term| term.kind().is_preference());
+            if i == last && complete && !preference {
+                let text = "found no preference term in the list, expected one of \"bradley-terry\", \"hinge\", \
+                            \"normalized\" or \"direct\": what is there is minimal when every reward is zero";
+                section.problem(None, "kind", text);
+            }
+            terms.push(Self::read(kind, section));
+        }
+        terms
+    }
+
+    fn read(kind: Kind, mut section: Section<'_>) -> Self {
+        let config = match kind {
+            Kind::BradleyTerry => Config::BradleyTerry {
+                margin: Margin::read(&mut section).unwrap_or(Margin::None),
+                label_smoothing: section.number("label_smoothing", 0.0..0.5).unwrap_or(0.0),
+            },
+            Kind::SumToZero => Config::SumToZero {
+                lambda: section.number("lambda", NON_NEGATIVE).unwrap_or(DEFAULT_LAMBDA),
+                scope: section.word("scope").unwrap_or(Scope::Global),
+                scale: section.word("scale").unwrap_or(Scale::Mean),
+            },
+            Kind::Hinge => Config::Hinge {
+                margin: Margin::read(&mut section).unwrap_or(Margin::Constant(DEFAULT_HINGE_MARGIN)),
+            },
+            Kind::Normalized => Config::Normalized {
+                temperature: section.number("temperature", POSITIVE).unwrap_or(DEFAULT_TEMPERATURE),
+                epsilon: section.number("epsilon", POSITIVE).unwrap_or(DEFAULT_EPSILON),
+            },
+            Kind::Direct => Config::Direct,
+            Kind::Center => Config::Center {
+                coefficient: section.number("coefficient", NON_NEGATIVE).unwrap_or(DEFAULT_COEFFICIENT),
+            },
+        };
+        section.finish();
+        config
+    }
+
+    /// Writes the term with every key.
+    pub(crate) fn write(&self, out: &mut TomlWriter) {
+        out.header("[[objective]]");
+        out.entry("kind", Word(self.kind()));
+        match *self {
+            Config::BradleyTerry { margin, label_smoothing } => {
+                margin.write(out);
+                out.entry("label_smoothing", label_smoothing);
+            }
+            Config::SumToZero { lambda, scope, scale } => {
+                out.entry("lambda", lambda);
+                out.entry("scope", Word(scope));
+                out.entry("scale", Word(scale));
+            }
+            Config::Hinge { margin } => margin.write(out),
+            Config::Normalized { temperature, epsilon } => {
+                out.entry("temperature", temperature);
+                out.entry("epsilon", epsilon);
+            }
+            Config::Direct => {}
+            Config::Center { coefficient } => out.entry("coefficient", coefficient),
+        }
+    }
+}
+
+impl Margin {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        section
+            .number_or_word("margin", NON_NEGATIVE)
+            .map(|found| found.map_or_else(|word| word, Margin::Constant))
+    }
+
+    fn write(self, out: &mut TomlWriter) {
+        match self {
+            Margin::Constant(margin) => out.entry("margin", margin),
+            Margin::None | Margin::Column => out.entry("margin", Word(self)),
+        }
+    }
 }

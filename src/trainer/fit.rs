@@ -30,7 +30,7 @@ pub struct EvalSet {
     pub open: Box<dyn Fn() -> Result<Rows>>,
 }
 
-/// The batches of a run from a step on.
+/// The batches of a run, in order.
 pub type Batches = Box<dyn Iterator<Item = Result<Batch>>>;
 
 /// Everything a run needs.
@@ -48,8 +48,8 @@ pub struct Setup<'a> {
     pub eval_sets: Vec<EvalSet>,
     pub total_steps: u64,
     pub data_fingerprint: String,
-    /// Opens the batches after so many steps.
-    pub batches: Box<dyn FnOnce(u64) -> Result<Batches> + 'a>,
+    /// The batches of the steps that are left.
+    pub batches: Batches,
     /// The checkpoint to go on from; the model has been loaded from it.
     pub resume: Option<(PathBuf, LoopState)>,
 }
@@ -72,13 +72,10 @@ const PROBE_PAIRS: usize = 8;
 /// [`Error::NonFinite`] with nothing updated; [`Error::Training`] where rewards are degenerate from the start; I/O
 /// and device errors. Checkpoints on disk stay usable in every case.
 pub fn fit(setup: Setup) -> Result<Outcome> {
-    let resume = setup.resume.clone();
-    let mut run = Run::start(setup)?;
-    let first = resume.as_ref().map_or(0, |(_, state)| state.step);
-    let batches = run.batches.take().map(|open| open(first)).transpose()?;
+    let (mut run, batches) = Run::start(setup)?;
     let mut waiting = Instant::now();
     let mut stopped_early = false;
-    for batch in batches.into_iter().flatten() {
+    for batch in batches {
         run.train_step(batch?, waiting)?;
         let last = run.state.step == run.total_steps;
         let mut due = last || is_due(run.config.save_every, run.state.step);
@@ -125,7 +122,6 @@ struct Run<'a> {
     eval_options: eval::Options,
     eval_sets: Vec<EvalSet>,
     total_steps: u64,
-    batches: Option<Box<dyn FnOnce(u64) -> Result<Batches> + 'a>>,
     plan: StepPlan,
     optimizer: AdamW,
     gradients: optim::Gradients,
@@ -139,7 +135,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(setup: Setup<'a>) -> Result<Self> {
+    fn start(setup: Setup<'a>) -> Result<(Self, Batches)> {
         let Setup { run: folder, mut model, optim, config, resume, .. } = setup;
         let head = model.head();
         model.parameters_mut().set_decays(head, optim.decay_head);
@@ -167,7 +163,7 @@ impl<'a> Run<'a> {
             micro_batch_tokens: config.micro_batch_tokens,
             memory: Memory::new(model.config(), config),
         };
-        Ok(Self {
+        let run = Self {
             folder,
             tokenizer: setup.tokenizer,
             encoder: setup.encoder,
@@ -177,7 +173,6 @@ impl<'a> Run<'a> {
             eval_options: setup.eval_options,
             eval_sets: setup.eval_sets,
             total_steps: setup.total_steps,
-            batches: Some(setup.batches),
             plan,
             optimizer,
             gradients: model.gradients()?,
@@ -189,13 +184,15 @@ impl<'a> Run<'a> {
             model,
             probe: Vec::new(),
             report: None,
-        })
+        };
+        Ok((run, setup.batches))
     }
 
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
         if self.probe.is_empty() {
             self.probe = batch.pairs.iter().take(PROBE_PAIRS).cloned().collect();
         }
+        self.check_margins(&batch.pairs)?;
         let number = batch.step;
         let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
         let d = &result.diagnostics;
@@ -218,6 +215,18 @@ impl<'a> Run<'a> {
         self.state.metrics_bytes = self.metrics.bytes();
         self.progress.step(&line);
         Ok(())
+    }
+
+    /// A term that reads the margin column needs it in every row.
+    fn check_margins(&self, pairs: &[TokenPair]) -> Result<()> {
+        let needed = self.plan.terms.iter().any(objective::Config::needs_margin_column);
+        match pairs.iter().find(|pair| needed && pair.margin.is_none()) {
+            None => Ok(()),
+            Some(pair) => Err(Error::Data {
+                path: pair.origin.clone().into(),
+                reason: "found no `margin`, which an objective with margin = \"column\" needs in every row".into(),
+            }),
+        }
     }
 
     /// Evaluates every set, logs the figures, and says whether this is the best step so far.

@@ -10,6 +10,7 @@ mod hub;
 mod layering;
 mod malformed;
 mod sandbox_split;
+mod training;
 mod weights;
 
 /// A file or folder of the material that is shared between developers but not part of the project.

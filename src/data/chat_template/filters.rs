@@ -1,8 +1,9 @@
 //! jinja2's filters and tests where minijinja's answer differently or are missing.
 
-use super::methods::{capitalize, strip};
+use super::methods::{capitalize, formatted, split_lines, strip};
 use super::python::{self, invalid, is_space, type_name};
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::formatting::FormatStyle;
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, State, Value};
 
 /// Registers everything of this module.
@@ -17,8 +18,18 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_filter("title", |state: &State, v: &Value| Ok::<_, Error>(title(&python::str(v, state)?)));
     env.add_filter("string", |state: &State, v: &Value| python::str(v, state));
     env.add_filter("join", join);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_filter("dictsort", dictsort);
+    env.add_filter("indent", indent);
+    env.add_filter("truncate", truncate);
     env.add_filter("int", int);
     env.add_filter("float", float);
+    env.add_filter("format", |state: &State, text: &str, args: Rest<Value>| {
+        formatted(state, FormatStyle::Printf, text, &args)
+    });
     env.add_filter("center", center);
     env.add_filter("wordcount", wordcount);
     env.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
@@ -75,8 +86,8 @@ fn join(
     attribute: Option<Value>,
     kwargs: Kwargs,
 ) -> Result<String, Error> {
-    let separator = separator.map_or_else(|| kwargs.get::<Option<Value>>("d"), |v| Ok(Some(v)))?;
-    let attribute = attribute.map_or_else(|| kwargs.get::<Option<Value>>("attribute"), |v| Ok(Some(v)))?;
+    let separator = argument(separator, &kwargs, "d")?;
+    let attribute = argument(attribute, &kwargs, "attribute")?;
     kwargs.assert_all_used()?;
     if value.is_none() {
         return Err(invalid("join: 'NoneType' object is not iterable"));
@@ -98,6 +109,144 @@ fn join(
     Ok(out)
 }
 
+/// An argument by position, else by name.
+fn argument(position: Option<Value>, kwargs: &Kwargs, name: &str) -> Result<Option<Value>, Error> {
+    match position {
+        Some(value) => Ok(Some(value)),
+        None => kwargs.get::<Option<Value>>(name),
+    }
+}
+
+/// `default(value, default_value='', boolean=False)`. The default may be none, which is not the same as none given.
+fn default(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let other = match args.first() {
+        Some(other) => other.clone(),
+        None if kwargs.has("default_value") => kwargs.get("default_value")?,
+        None => Value::from(""),
+    };
+    let boolean = argument(args.get(1).cloned(), &kwargs, "boolean")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    Ok(if value.is_undefined() || (boolean && !value.is_true()) { other } else { value.clone() })
+}
+
+/// MarkupSafe's entities: `&#34;` and `&#39;`, not their names.
+fn escape(state: &State, value: &Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    let text = python::str(value, state)?;
+    state.consume_fuel(text.len() as u64 / 16)?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
+}
+
+/// `dictsort(value, case_sensitive=False, by='key', reverse=False)`: a list of pairs.
+fn dictsort(state: &State, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let at = |i: usize| args.get(i).cloned();
+    let case_sensitive = argument(at(0), &kwargs, "case_sensitive")?.is_some_and(|v| v.is_true());
+    let by = argument(at(1), &kwargs, "by")?;
+    let reverse = argument(at(2), &kwargs, "reverse")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    let by_value = match by.as_ref().map(|v| v.as_str()) {
+        None | Some(Some("key")) => false,
+        Some(Some("value")) => true,
+        Some(_) => return Err(invalid("dictsort: by must be 'key' or 'value'")),
+    };
+    let Some(pairs) =
+        value.as_object().filter(|_| value.kind() == ValueKind::Map).and_then(|o| o.try_iter_pairs())
+    else {
+        return Err(invalid(format!("dictsort: expected a dict, not {}", type_name(value))));
+    };
+    let mut keyed: Vec<(Value, Value)> = Vec::new();
+    for (key, item) in pairs {
+        let mut sort_key = if by_value { item.clone() } else { key.clone() };
+        if let Some(text) = sort_key.as_str().filter(|_| !case_sensitive) {
+            sort_key = Value::from(text.to_lowercase());
+        }
+        keyed.push((sort_key, Value::from(Tuple::from([key, item]))));
+        state.consume_fuel(8)?;
+    }
+    let kind = |v: &Value| match v.kind() {
+        ValueKind::Bool => ValueKind::Number,
+        kind => kind,
+    };
+    if keyed.windows(2).any(|pair| kind(&pair[0].0) != kind(&pair[1].0)) {
+        return Err(invalid("dictsort: the values to sort by are not all of one type"));
+    }
+    keyed.sort_by(|a, b| if reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
+    Ok(Value::from(keyed.into_iter().map(|(_, pair)| pair).collect::<Vec<_>>()))
+}
+
+/// `indent(s, width=4, first=False, blank=False)`; the width may be the indentation itself.
+fn indent(state: &State, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let at = |i: usize| args.get(i).cloned();
+    let width = argument(at(0), &kwargs, "width")?.unwrap_or_else(|| Value::from(4));
+    let first = argument(at(1), &kwargs, "first")?.is_some_and(|v| v.is_true());
+    let blank = argument(at(2), &kwargs, "blank")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    let text = python::str(value, state)?;
+    let indentation = match (width.as_str(), width.as_i64()) {
+        (Some(s), _) => s.to_owned(),
+        (None, Some(n)) if n <= 1000 => " ".repeat(usize::try_from(n).unwrap_or(0)),
+        _ => return Err(invalid(format!("indent: expected a string or at most 1000 spaces, found {width}"))),
+    };
+    let lines = text.split('\n').count();
+    state.consume_fuel((lines.saturating_mul(indentation.len() + 1) as u64 + text.len() as u64) / 64)?;
+    let mut out = String::with_capacity(text.len() + lines);
+    // jinja2 appends a line break and splits into lines as `str.splitlines` does: any kind becomes `\n`.
+    let padded = text + "\n";
+    for (i, line) in split_lines(&padded, false).into_iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        if if i == 0 { first } else { blank || !line.is_empty() } {
+            out.push_str(&indentation);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// `truncate(s, length=255, killwords=False, end='...', leeway=5)`.
+fn truncate(state: &State, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let at = |i: usize| args.get(i).cloned();
+    let count = |value: Option<Value>, name: &str, default: usize| match value {
+        None => Ok(default),
+        Some(v) => {
+            v.as_usize().ok_or_else(|| invalid(format!("truncate: {name}: expected an integer, found {v}")))
+        }
+    };
+    let length = count(argument(at(0), &kwargs, "length")?, "length", 255)?;
+    let kill_words = argument(at(1), &kwargs, "killwords")?.is_some_and(|v| v.is_true());
+    let end = match argument(at(2), &kwargs, "end")? {
+        Some(v) => python::str(&v, state)?,
+        None => "...".into(),
+    };
+    let leeway = count(argument(at(3), &kwargs, "leeway")?, "leeway", 5)?;
+    kwargs.assert_all_used()?;
+    let text = python::str(value, state)?;
+    let Some(kept) = length.checked_sub(end.chars().count()) else {
+        return Err(invalid(format!("truncate: length {length} is shorter than its end {end:?}")));
+    };
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text);
+    }
+    let at = text.char_indices().nth(kept).map_or(text.len(), |(at, _)| at);
+    let head = &text[..at];
+    let head = if kill_words { head } else { head.rsplit_once(' ').map_or(head, |(words, _)| words) };
+    Ok(head.to_owned() + &end)
+}
+
 /// An attribute as filters take it: a key, an index or a dotted path of them.
 fn lookup(value: &Value, path: &Value) -> Result<Value, Error> {
     let Some(path) = path.as_str() else { return value.get_item(path) };
@@ -113,10 +262,7 @@ fn lookup(value: &Value, path: &Value) -> Result<Value, Error> {
 
 /// `int(value, default=0, base=10)`: what does not parse becomes the default.
 fn int(value: &Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> Result<Value, Error> {
-    let default = match default {
-        Some(v) => v,
-        None => kwargs.get::<Option<Value>>("default")?.unwrap_or_else(|| Value::from(0)),
-    };
+    let default = argument(default, &kwargs, "default")?.unwrap_or_else(|| Value::from(0));
     let base = match base {
         Some(b) => b,
         None => kwargs.get::<Option<u32>>("base")?.unwrap_or(10),
@@ -174,10 +320,7 @@ fn parse_float(text: &str) -> Option<f64> {
 
 /// `float(value, default=0.0)`.
 fn float(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let default = match default {
-        Some(v) => v,
-        None => kwargs.get::<Option<Value>>("default")?.unwrap_or_else(|| Value::from(0.0)),
-    };
+    let default = argument(default, &kwargs, "default")?.unwrap_or_else(|| Value::from(0.0));
     kwargs.assert_all_used()?;
     Ok(match value.kind() {
         ValueKind::Bool => Value::from(f64::from(u8::from(value.is_true()))),

@@ -3,7 +3,7 @@
 //! What changes a value in place (`append`, `update`, `pop` ..) is missing on purpose: transformers renders in an
 //! immutable sandbox and refuses it too.
 
-use super::python::{invalid, is_line_break, is_space, type_name};
+use super::python::{self, invalid, is_line_break, is_space, type_name};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -183,9 +183,40 @@ fn string_method(state: &State, s: &str, method: &str, args: &[Value]) -> Result
             s.starts_with(|c: char| c == '_' || c.is_alphabetic())
                 && s.chars().all(|c| c == '_' || c.is_alphanumeric()),
         )?,
-        "format" => Value::from(format(FormatStyle::StrFormat, s, args)?),
+        "format" => Value::from(formatted(state, FormatStyle::StrFormat, s, args)?),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)),
     })
+}
+
+/// `str.format` and printf-style formatting.
+///
+/// Containers are printed here, and paid for: the formatter does neither that nor print them as Python does. Widths
+/// past five digits are refused, since it allocates them before they are paid for.
+pub(super) fn formatted(
+    state: &State,
+    style: FormatStyle,
+    text: &str,
+    args: &[Value],
+) -> Result<String, Error> {
+    let opening = if style == FormatStyle::Printf { '%' } else { '{' };
+    for specification in text.split(opening).skip(1) {
+        let mut digits = 0;
+        for c in specification.chars().take_while(|c| !c.is_alphabetic() && *c != '}') {
+            digits = if c.is_ascii_digit() { digits + 1 } else { 0 };
+            if digits > 5 {
+                return Err(invalid("format: a width or precision has more than five digits"));
+            }
+        }
+    }
+    let args: Vec<Value> = args
+        .iter()
+        .map(|arg| match arg.kind() {
+            ValueKind::Seq | ValueKind::Iterable => python::str(arg, state).map(Value::from),
+            ValueKind::Map if !arg.is_kwargs() => python::str(arg, state).map(Value::from),
+            _ => Ok(arg.clone()),
+        })
+        .collect::<Result<_, _>>()?;
+    format(style, text, &args)
 }
 
 fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -342,7 +373,8 @@ fn split<'s>(
     Ok(parts)
 }
 
-fn split_lines(s: &str, keep_ends: bool) -> Vec<&str> {
+/// `str.splitlines`.
+pub(super) fn split_lines(s: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = s;
     while let Some(at) = rest.find(is_line_break) {

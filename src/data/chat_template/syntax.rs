@@ -1,4 +1,5 @@
-//! What jinja2 reads and minijinja does not, rewritten before compilation: `{% generation %}` blocks and line ends.
+//! What jinja2 reads and minijinja does not, rewritten before compilation: `{% generation %}` blocks, line ends and
+//! some escapes in strings.
 
 /// The source for minijinja: same lines and columns, `{% generation %}` blocks as `{% with %}` blocks.
 ///
@@ -43,8 +44,39 @@ fn push_tag(out: &mut String, tag: &str) {
         // Padded, so that columns in messages stay right.
         Some("generation") => out.push_str(&tag.replacen("generation", "with      ", 1)),
         Some("endgeneration") => out.push_str(&tag.replacen("endgeneration", "endwith      ", 1)),
+        _ if tag.contains('\\') && !tag.starts_with("{#") && raw_length(tag).is_none() => {
+            push_unescaped(out, tag);
+        }
         _ => out.push_str(tag),
     }
+}
+
+/// Copies a tag with `\a`, `\v` and `\UXXXXXXXX` in its strings replaced by the character.
+fn push_unescaped(out: &mut String, tag: &str) {
+    let mut rest = tag;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let escape = &rest[at..];
+        let long = escape
+            .strip_prefix("\\U")
+            .and_then(|digits| digits.get(..8))
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .and_then(char::from_u32)
+            // A quote or a backslash would end or escape the string that it stands in.
+            .filter(|c| !c.is_ascii());
+        let (character, length) = match (escape.as_bytes().get(1), long) {
+            (Some(b'a'), _) => (Some('\u{7}'), 2),
+            (Some(b'v'), _) => (Some('\u{b}'), 2),
+            (_, Some(character)) => (Some(character), 10),
+            _ => (None, 1 + escape[1..].chars().next().map_or(0, char::len_utf8)),
+        };
+        match character {
+            Some(character) => out.push(character),
+            None => out.push_str(&escape[..length]),
+        }
+        rest = &escape[length..];
+    }
+    out.push_str(rest);
 }
 
 /// Bytes up to the end of a tag, past strings and balanced brackets.
@@ -120,6 +152,15 @@ mod tests {
         ] {
             assert_eq!(to_minijinja(source), source);
         }
+    }
+
+    #[test]
+    fn escapes_that_minijinja_lacks_become_characters() {
+        assert_eq!(to_minijinja(r"{{ '\a\v\\a\n' }}\a"), "{{ '\u{7}\u{b}\\\\a\\n' }}\\a");
+        assert_eq!(
+            to_minijinja(r"{{ '\U0001F600 \\U0001F600 \U00000041 \Uzz' }}\U0001F600"),
+            "{{ '😀 \\\\U0001F600 \\U00000041 \\Uzz' }}\\U0001F600"
+        );
     }
 
     #[test]

@@ -120,8 +120,19 @@ impl Folder {
     /// The tokenizer, with what `tokenizer_config.json` changes about `tokenizer.json` applied as transformers does.
     pub(super) fn build(&self, special_tokens: &Map<String, Value>) -> Result<tokenizers::Tokenizer> {
         let fail = |reason: String| Error::Tokenizer { path: self.tokenizer_path(), reason };
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&self.tokenizer_json)
-            .map_err(|e| fail(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
+        // The library panics on some malformed files: most are caught by asking first whether it is JSON at all.
+        let keys: Map<String, Value> = serde_json::from_slice(&self.tokenizer_json)
+            .map_err(|e| fail(format!("expected a JSON object: {e}")))?;
+        if !keys.get("model").is_some_and(Value::is_object) {
+            return Err(fail("expected a key \"model\" with an object".into()));
+        }
+        drop(keys);
+        let mut tokenizer =
+            std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&self.tokenizer_json))
+                .map_err(|_| {
+                    fail("the `tokenizers` library cannot read it (a part of it is malformed)".into())
+                })?
+                .map_err(|e| fail(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         let flag = |name: &str| self.config.get(name).and_then(Value::as_bool).unwrap_or(false);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Llama3RopeScaling;
 use proptest::prelude::*;
 
 fn llama() -> Map<String, Value> {

@@ -137,6 +137,7 @@ EXPRESSIONS = {
     "adjacent-strings": "'a' 'b' \"c\"",
     "string-escapes": "'\\u00e9 \\x41 \\t| \\' \\\" \\\\ \\N'",
     "string-escapes-astral": "'\\U0001F600 \\101'",
+    "string-escapes-more": "'\\a\\b\\f\\v\\0|\\d\\q'|length ~ '\\a\\v\\0\\d\\q'",
     "inline-if": "'a' if messages else 'b'",
     "inline-if-no-else": "'[' ~ ('a' if false) ~ ']'",
     "truth": "[not '', not [], not {}, not 0, not none, not 'a', not [0], not nothing, not 0.0]",
@@ -203,6 +204,9 @@ EXPRESSIONS = {
     "filter-min-max-sum": "[[3,1,2]|min, [3,1,2]|max, [1,2,3]|sum, [1.5,2]|sum, messages|selectattr('age','defined')|sum(attribute='age')]",
     "filter-dictsort": "[{'b':1,'a':2}|dictsort, {'b':1,'a':2}|dictsort(false,'value'), {'b':1,'a':2}|dictsort(reverse=true), {'B':1,'a':2}|dictsort(case_sensitive=true)]",
     "filter-dictsort-by": "{'b':1,'a':2}|dictsort(by='value')",
+    "filter-dictsort-mixed": "{1: 'a', 'b': 2}|dictsort",
+    "filter-default-undefined-boolean": "[nothing|default(default_value='x'), nothing|default, [nothing|default(none)]]",
+    "filter-indent-line-breaks": "'a\\r\\nb\\x0bc'|indent(1) ~ ''|indent(2, true) ~ 'a\\n'|indent(2)",
     "filter-items": "{'a': 1, 'b': 2}|items|list",
     "filter-batch-slice": "[[1,2,3]|batch(2)|list, [1,2,3]|batch(2, 'x')|list, [1,2,3,4,5]|slice(2)|list, [1,2,3,4,5]|slice(3, 'y')|list]",
     "filter-groupby": "messages|groupby('role')|map('first')|list",
@@ -242,8 +246,8 @@ EXPRESSIONS = {
     "date-defined": "strftime_now is defined",
     "range": "[range(3)|list, range(1,4)|list, range(5,0,-2)|list, range(0)|list, range(2)|length]",
     "loop-outside": "loop is defined",
-    "joiner-cycler": "namespace(a=1).a",
-    "joiner": "joiner is defined and cycler is defined and lipsum is defined",
+    "namespace-inline": "namespace(a=1).a",
+    "joiner-cycler-defined": "joiner is defined and cycler is defined",
 }
 
 STATEMENTS = {
@@ -289,6 +293,8 @@ STATEMENTS = {
     "set-tuple": "{% set a, b = 1, 2 %}{{ a }}{{ b }}",
     "set-block": "{% set x %}a {{ 1 + 1 }}\n{% endset %}[{{ x }}]",
     "set-block-filter": "{% set x | upper %}abc{% endset %}{{ x }}",
+    "joiner": "{% set sep = joiner(', ') %}{% for m in messages %}{{ sep() }}{{ m.role }}{% endfor %}",
+    "cycler": "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
     "namespace": "{% set ns = namespace(n=0, last='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if m.role == 'user' %}{% set ns.last = m.name %}{% endif %}{% endfor %}{{ ns.n }}{{ ns.last }}",
     "namespace-undefined": "{% set ns = namespace() %}[{{ ns.x }}]",
     "namespace-assign-to-dict": "{% set d = {} %}{% set d.x = 1 %}",

@@ -1,0 +1,291 @@
+//! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
+
+use crate::config::RunConfig;
+use crate::data::Tokenizer;
+use crate::data::config::ChatTemplateSource;
+use crate::hub::HubSettings;
+use crate::model::config::Source;
+use crate::model::weights::WeightFiles;
+use crate::model::{DecoderConfig, DeviceChoice, config_json};
+use crate::{Error, Result};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The word for the sandbox's tokenizer in `model.tokenizer`.
+pub(super) const SANDBOX_TOKENIZER: &str = "sandbox";
+
+/// Files of a folder that `rmtrain split` wrote; the first is trained on.
+const SPLIT_FILES: [&str; 5] = [
+    "train.jsonl",
+    "in-domain.jsonl",
+    "prompt-disjoint.jsonl",
+    "response-disjoint.jsonl",
+    "mutual-disjoint.jsonl",
+];
+
+/// What is known about a run before it starts.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    /// The decoder's shape, unless it is on the hub and not in the cache.
+    pub decoder: Option<DecoderConfig>,
+    /// What could not be checked, or will only show later.
+    pub hints: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Checks everything that needs neither weights nor network.
+///
+/// # Errors
+/// [`Error::Config`] for the file `path` with every problem at once, each with its key.
+pub fn check(path: &Path, config: &RunConfig) -> Result<Preflight> {
+    let mut found = Preflight::default();
+    found.check_model(config);
+    found.check_data(config);
+    found.check_device(config);
+    if found.problems.is_empty() {
+        return Ok(found);
+    }
+    Err(Error::Config { path: path.to_path_buf(), problems: found.problems })
+}
+
+impl Preflight {
+    fn check_model(&mut self, config: &RunConfig) {
+        let model = &config.model;
+        let mut folder = None;
+        match &model.source {
+            Source::Random(shape) => match DecoderConfig::from_json(shape) {
+                Ok(decoder) => self.decoder = Some(decoder),
+                Err(problems) => {
+                    self.problems.extend(problems.iter().map(|problem| format!("model.random.{problem}")));
+                }
+            },
+            Source::Path(source) => {
+                folder = self.local_folder("model.path", source, model.revision.as_deref());
+                if let Some(folder) = &folder {
+                    self.check_model_folder(folder);
+                }
+            }
+        }
+        if let Some(source) = model.tokenizer.as_deref().filter(|source| *source != SANDBOX_TOKENIZER) {
+            folder = self.local_folder("model.tokenizer", source, None);
+        } else if model.tokenizer.is_some() {
+            folder = None;
+        }
+        if let Some(folder) = folder {
+            self.check_tokenizer(&folder, config);
+        } else if let ChatTemplateSource::File(path) = &config.data.chat_template
+            && !path.is_file()
+        {
+            self.problems.push(format!(
+                "data.chat_template: found no file {}, expected a .jinja file (paths count from the current folder)",
+                path.display()
+            ));
+        }
+        if let Some(decoder) = &self.decoder
+            && config.data.max_length > decoder.max_position_embeddings
+        {
+            self.problems.push(format!(
+                "data.max_length: found {}, expected at most {}, the model's max_position_embeddings",
+                config.data.max_length, decoder.max_position_embeddings
+            ));
+        }
+    }
+
+    /// The folder that a model or tokenizer is in, if it is on this machine.
+    fn local_folder(&mut self, key: &str, source: &str, revision: Option<&str>) -> Option<PathBuf> {
+        let settings = HubSettings::from_env();
+        let found = settings
+            .map(|settings| HubSettings { offline: true, ..settings })
+            .and_then(|offline| offline.resolve_tokenizer(source, revision));
+        match found {
+            Ok(folder) => Some(folder),
+            Err(Error::Hub { .. }) => {
+                self.hints.push(format!(
+                    "{key}: {source} is not on this machine yet; its configuration, tokenizer and weights are \
+                     checked when `fit` has fetched them"
+                ));
+                None
+            }
+            Err(error) => {
+                self.problems.push(format!("{key}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn check_model_folder(&mut self, folder: &Path) {
+        let decoder = match config_json::read_config(folder) {
+            Ok(config) => config.decoder,
+            Err(error) => {
+                self.problems.push(format!("model.path: {error}"));
+                return;
+            }
+        };
+        let has_weights = ["model.safetensors", "model.safetensors.index.json"]
+            .iter()
+            .any(|name| folder.join(name).exists());
+        if !has_weights {
+            self.hints.push(format!("model.path: {} holds no safetensors yet", folder.display()));
+        } else {
+            // Headers only; a causal LM has no head of its own, so that one tensor may be absent.
+            let mut shapes = decoder.parameter_shapes();
+            let checked = WeightFiles::open(folder).and_then(|files| {
+                shapes.retain(|(name, _)| {
+                    name != crate::model::decoder_config::HEAD_WEIGHT || files.info(name).is_some()
+                });
+                files.verify(&shapes, DecoderConfig::is_unused_tensor)
+            });
+            if let Err(error) = checked {
+                self.problems.push(format!("model.path: {error}"));
+            }
+        }
+        self.decoder = Some(decoder);
+    }
+
+    fn check_tokenizer(&mut self, folder: &Path, config: &RunConfig) {
+        let tokenizer = match Tokenizer::load(folder, &config.data.chat_template, None) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => {
+                self.problems.push(format!("tokenizer: {error}"));
+                return;
+            }
+        };
+        if let Some(decoder) = &self.decoder
+            && tokenizer.vocab_size() > decoder.vocab_size
+        {
+            self.hints.push(format!(
+                "the tokenizer's ids reach {}, the model's vocabulary ends at {}: a row that uses the rest is refused",
+                tokenizer.vocab_size() - 1,
+                decoder.vocab_size - 1
+            ));
+        }
+    }
+
+    fn check_data(&mut self, config: &RunConfig) {
+        let data = &config.data;
+        for (key, sources) in [("data.train", &data.train), ("data.eval", &data.eval)] {
+            for source in sources {
+                if source.starts_with("hf://") {
+                    self.hints.push(format!("{key}: {source} is checked when `fit` has fetched it"));
+                } else if let Err(problem) = check_files(source) {
+                    self.problems.push(format!("{key}: {problem}"));
+                }
+            }
+        }
+        let Some(folder) = &data.splits_dir else { return };
+        if !folder.exists() {
+            self.hints.push(format!(
+                "data.splits_dir: {} does not exist yet; `rmtrain split --input FILE --out {0}` writes it",
+                folder.display()
+            ));
+            return;
+        }
+        let missing: Vec<&str> =
+            SPLIT_FILES.iter().copied().filter(|name| !folder.join(name).is_file()).collect();
+        if !missing.is_empty() {
+            self.problems.push(format!(
+                "data.splits_dir: found no {} in {}, expected a folder that `rmtrain split` wrote",
+                missing.join(", "),
+                folder.display()
+            ));
+        }
+    }
+
+    fn check_device(&mut self, config: &RunConfig) {
+        if let DeviceChoice::Cuda(_) = config.train.device
+            && !cfg!(feature = "cuda")
+        {
+            let device = config.train.device;
+            self.hints.push(format!(
+                "train.device: {device} needs a build with `--features cuda`, which this one is not"
+            ));
+        }
+    }
+}
+
+/// A file or a glob that matches something.
+fn check_files(source: &str) -> Result<(), String> {
+    let path = Path::new(source);
+    if path.is_file() {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(format!("found the folder {source}, expected a file or a glob such as {source}/*.jsonl"));
+    }
+    if !source.contains(['*', '?', '[']) {
+        return Err(format!("found no file {source} (paths count from the current folder)"));
+    }
+    let mut matches = glob::glob(source).map_err(|error| format!("found the glob {source:?}: {error}"))?;
+    match matches.any(|entry| entry.is_ok_and(|path| path.is_file())) {
+        true => Ok(()),
+        false => Err(format!("found no file that matches {source}")),
+    }
+}
+
+impl fmt::Display for Preflight {
+    /// The model's size and what training it takes, in lines for stderr.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(decoder) = &self.decoder else {
+            return write!(f, "parameters: not known before the model is fetched");
+        };
+        let parameters = decoder.parameter_count();
+        // f32 each: the master weight, its gradient, and AdamW's two moments.
+        let bytes = |copies: u64| gib(4 * copies * parameters);
+        write!(
+            f,
+            "parameters: {} ({} layers, hidden {}, vocabulary {})\n\
+             memory: {} for f32 master weights, {} for gradients, {} for AdamW's moments; activations come on top",
+            grouped(parameters),
+            decoder.num_layers,
+            decoder.hidden_size,
+            decoder.vocab_size,
+            bytes(1),
+            bytes(1),
+            bytes(2),
+        )
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    const MIB: f64 = (1 << 20) as f64;
+    let mib = bytes as f64 / MIB;
+    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
+}
+
+/// 494032768 as 494,032,768.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_readable() {
+        assert_eq!(grouped(494_032_768), "494,032,768");
+        assert_eq!((grouped(12), grouped(1000)), ("12".into(), "1,000".into()));
+        assert_eq!(gib(4 * 494_032_768), "1.8 GiB");
+    }
+
+    #[test]
+    fn files_and_globs_are_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("a.jsonl"), "").unwrap();
+        assert_eq!(check_files(&at("a.jsonl")), Ok(()));
+        assert_eq!(check_files(&at("*.jsonl")), Ok(()));
+        assert!(check_files(&at("*.parquet")).unwrap_err().contains("no file that matches"));
+        assert!(check_files(&at("b.jsonl")).unwrap_err().contains("found no file"));
+        assert!(check_files(&at("")).unwrap_err().contains("found the folder"));
+        assert!(check_files(&at("[")).unwrap_err().contains("found the glob"));
+    }
+}

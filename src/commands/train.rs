@@ -1,0 +1,333 @@
+//! What `fit` does once its configuration is known to be good: parts, plan, run, report.
+
+use super::preflight::SANDBOX_TOKENIZER;
+use super::run_folder::{self, RunLock};
+use super::datasets;
+use super::progress::RowsBar;
+use super::loaded::CheckedTokenizer;
+use crate::base::interrupt;
+use crate::checkpoint::{Checkpoints, LoopState};
+use crate::config::RunConfig;
+use crate::data::config::ChatTemplateSource;
+use crate::data::loader::{Batch, Loader};
+use crate::data::sampler::Order;
+use crate::data::store::{PairStore, Preparation};
+use crate::data::tokenize::EncodeConversation;
+use crate::data::{Tokenizer, sandbox};
+use crate::eval;
+use crate::model::RewardModel;
+use crate::model::config::Source;
+use crate::model::reward_model::HeadInit;
+use crate::trainer::config::Duration;
+use crate::trainer::fit::token_counts;
+use crate::trainer::memory::Memory;
+use crate::trainer::{Outcome, Setup, fit};
+use crate::{Error, Result, hub};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A run that has a folder.
+struct Run {
+    folder: PathBuf,
+    config: RunConfig,
+    /// Where it goes on, if it does.
+    resume: Option<(PathBuf, LoopState)>,
+    _lock: RunLock,
+}
+
+/// Trains as `config` says, in `out` or in a folder under `runs/` named after the configuration file.
+pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, resume: bool) -> Result<()> {
+    let Some(mut run) = open_run(config_path, config, out, resume)? else { return Ok(()) };
+    interrupt::install();
+    prepare_sandbox(&mut run)?;
+    let config = &run.config;
+    let tokenizer = Arc::new(load_tokenizer(&run)?);
+    let sources = datasets::Sources::of(&config.data)?;
+    let model = load_model(&run)?;
+    let encoder: Arc<dyn EncodeConversation> =
+        Arc::new(CheckedTokenizer { tokenizer: tokenizer.clone(), vocab_size: model.config().vocab_size });
+
+    let preparation = Preparation::new(&config.data, config.train.seed);
+    let reading = RowsBar::new("reading");
+    let store = PairStore::open_or_build(
+        &run.folder.join("data"),
+        &sources.train,
+        &preparation,
+        encoder.as_ref(),
+        &mut |report| reading.show_rows(report.rows),
+    )?;
+    reading.finish();
+    eprintln!("{}", store.report());
+    let store = Arc::new(store);
+    let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };
+    let batch_pairs = config.train.batch_pairs as u64;
+    let total_steps = total_steps(config, order.steps_per_epoch(batch_pairs));
+    let first = run.resume.as_ref().map_or(0, |(_, state)| state.step);
+    if let Some((checkpoint, state)) = &run.resume {
+        check_same_data(checkpoint, state, &store.content_sha256(), total_steps)?;
+    }
+    let loader =
+        Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
+    let mut batches = loader.peekable();
+    if let Some(Ok(batch)) = batches.peek() {
+        print_plan(&run, &model, store.len(), total_steps, batch);
+        print_example(&tokenizer, batch);
+    }
+    let pad_token_id = pad_token_id(&tokenizer, batches.peek())?;
+    let outcome = fit(Setup {
+        run: &run.folder,
+        tokenizer: &tokenizer,
+        encoder,
+        pad_token_id,
+        objective: config.objective.clone(),
+        optim: &config.optim,
+        config: &config.train,
+        eval_options: eval::Options {
+            max_length: config.data.max_length,
+            overlong: config.data.overlong,
+            batch_tokens: config.train.micro_batch_tokens,
+        },
+        eval_sets: sources.eval_sets(&config.data),
+        total_steps,
+        data_fingerprint: store.content_sha256(),
+        batches: Box::new(batches),
+        resume: run.resume.clone(),
+        model,
+    })?;
+    report_outcome(&run, config_path, outcome)
+}
+
+/// Creates, or finds again, the run's folder. `None` if the run is finished already.
+fn open_run(
+    config_path: &Path,
+    config: RunConfig,
+    out: Option<&Path>,
+    resume: bool,
+) -> Result<Option<Run>> {
+    let folder = match out {
+        Some(out) => out.to_path_buf(),
+        None => run_folder::default_for(config_path, resume)?,
+    };
+    let existing = folder.join(run_folder::CONFIG);
+    if !resume && existing.exists() {
+        return Err(Error::Usage(format!(
+            "{}: holds a run already; --resume goes on with it, another --out starts a new one",
+            folder.display()
+        )));
+    }
+    if !existing.exists() && run_folder::has_foreign_content(&folder)? {
+        return Err(Error::Usage(format!("{}: is not empty and holds no run", folder.display())));
+    }
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let lock = RunLock::take(&folder)?;
+    if existing.exists() {
+        let before = RunConfig::load(&existing, &[])?;
+        config.check_can_resume(&before, &existing)?;
+    } else {
+        crate::base::atomic::write_bytes(&existing, config.to_toml().as_bytes())?;
+    }
+    if folder.join(run_folder::FINAL).exists() {
+        eprintln!("{}: this run is finished; `rmtrain eval --model {0}` scores it", folder.display());
+        return Ok(None);
+    }
+    let checkpoints = Checkpoints::of_run(&folder);
+    let (step, refused) = checkpoints.newest_usable()?;
+    for error in refused {
+        eprintln!("warning: passing over a checkpoint: {error}");
+    }
+    let resume = match step {
+        Some(step) => {
+            let path = checkpoints.path(step);
+            let state = LoopState::read(&path)?;
+            eprintln!("resuming {} after step {step}", folder.display());
+            Some((path, state))
+        }
+        None => {
+            if resume {
+                eprintln!("{}: no checkpoint to resume from; starting from the beginning", folder.display());
+            }
+            None
+        }
+    };
+    Ok(Some(Run { folder, config, resume, _lock: lock }))
+}
+
+/// Writes the synthetic world, if the run is on it, and points the run at its splits.
+fn prepare_sandbox(run: &mut Run) -> Result<()> {
+    if let Some(sandbox) = run.config.data.sandbox {
+        let folder = run.folder.join("sandbox");
+        sandbox::write(&folder, sandbox)?;
+        run.config.data.splits_dir = Some(folder.join("splits"));
+    }
+    Ok(())
+}
+
+/// The tokenizer with its template and a frozen date: the checkpoint's where the run goes on.
+fn load_tokenizer(run: &Run) -> Result<Tokenizer> {
+    if let Some((checkpoint, _)) = &run.resume {
+        return Tokenizer::load(checkpoint, &ChatTemplateSource::Auto, None);
+    }
+    let model = &run.config.model;
+    let folder = match (model.tokenizer.as_deref(), &model.source) {
+        (Some(SANDBOX_TOKENIZER), _) if run.config.data.sandbox.is_some() => {
+            run.folder.join("sandbox").join("tokenizer")
+        }
+        (Some(SANDBOX_TOKENIZER), _) => {
+            return Err(Error::Usage(
+                "model.tokenizer: found \"sandbox\" without data.sandbox, expected a folder or a hub id".into(),
+            ));
+        }
+        (Some(source), _) => hub::resolve_tokenizer(source, None)?,
+        (None, Source::Path(source)) => hub::resolve_model(source, model.revision.as_deref())?,
+        (None, Source::Random(_)) => {
+            return Err(Error::Usage("model.tokenizer: a model from scratch needs one".into()));
+        }
+    };
+    let today = jiff::ZonedDateTime::now().date();
+    Tokenizer::load(&folder, &run.config.data.chat_template, Some(today))
+}
+
+fn load_model(run: &Run) -> Result<RewardModel> {
+    let config = &run.config;
+    let device = config.train.device.open()?;
+    let head = HeadInit { std: config.model.head_init_std, seed: config.train.seed };
+    let dtype = config.model.dtype;
+    let model = match (&run.resume, &config.model.source) {
+        (Some((checkpoint, _)), _) => RewardModel::load(checkpoint, &device, dtype, head)?,
+        (None, Source::Path(source)) => {
+            let folder = hub::resolve_model(source, config.model.revision.as_deref())?;
+            RewardModel::load(&folder, &device, dtype, head)?
+        }
+        (None, Source::Random(shape)) => RewardModel::random(shape, &device, dtype, head)?,
+    };
+    let positions = model.config().max_position_embeddings;
+    if config.data.max_length > positions {
+        return Err(Error::Usage(format!(
+            "data.max_length: found {}, expected at most {positions}, the model's max_position_embeddings",
+            config.data.max_length
+        )));
+    }
+    if dtype.is_some_and(|dtype| dtype != model.dtype()) {
+        eprintln!("hint: the CPU computes in f32, whatever model.dtype says; it is no slower here");
+    }
+    Ok(model)
+}
+
+fn total_steps(config: &RunConfig, steps_per_epoch: u64) -> u64 {
+    match config.train.duration {
+        Duration::Epochs(epochs) => ((epochs * steps_per_epoch as f64).ceil() as u64).max(1),
+        Duration::MaxSteps(steps) => steps,
+    }
+}
+
+fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, total_steps: u64) -> Result<()> {
+    if state.data_fingerprint != fingerprint {
+        let reason = "the training data is not that of the interrupted run (a file or its order has changed)";
+        return Err(Error::checkpoint(checkpoint, reason));
+    }
+    if state.total_steps != total_steps {
+        let before = state.total_steps;
+        return Err(Error::checkpoint(
+            checkpoint,
+            format!("was planned for {before} steps, this run for {total_steps}"),
+        ));
+    }
+    Ok(())
+}
+
+/// What is going to happen, before the first step.
+fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batch: &Batch) {
+    let config = &run.config;
+    let (packed, plain) = token_counts(&batch.pairs);
+    let per_pair = plain as f64 / batch.pairs.len() as f64;
+    let trained = total_steps as f64 * config.train.batch_pairs as f64;
+    eprintln!(
+        "plan: {pairs} pairs, {total_steps} steps of {} pairs; about {} tokens, {} of them computed (shared prompts \
+         are computed once)",
+        config.train.batch_pairs,
+        count(per_pair * trained),
+        count(packed as f64 / plain as f64 * per_pair * trained),
+    );
+    let memory = Memory::new(model.config(), &config.train);
+    let largest = packed.min(config.train.micro_batch_tokens);
+    let activations = memory.choose(packed, largest);
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    eprintln!(
+        "model: {} parameters in {:?} on {}; head {}",
+        count(model.config().parameter_count() as f64),
+        model.dtype(),
+        config.train.device,
+        if model.head_was_drawn() { "drawn" } else { "kept" },
+    );
+    eprintln!(
+        "memory: {:.2} GiB for weights, gradients and moments, about {:.2} GiB for activations ({activations:?})",
+        gib(memory.static_bytes),
+        gib(memory.activation_bytes(activations, packed, largest)),
+    );
+}
+
+/// The first rendered example with its tokens: the cheapest check of a template there is.
+fn print_example(tokenizer: &Tokenizer, batch: &Batch) {
+    const SHOWN: usize = 24;
+    let Some(pair) = batch.pairs.first() else { return };
+    for (side, ids) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+        let tokens = tokenizer.tokens_of(ids);
+        let shown: Vec<String> = if tokens.len() <= 2 * SHOWN {
+            tokens
+        } else {
+            let skipped = format!("..{} more..", tokens.len() - 2 * SHOWN);
+            let (head, tail) = (&tokens[..SHOWN], &tokens[tokens.len() - SHOWN..]);
+            head.iter().chain([&skipped]).chain(tail).cloned().collect()
+        };
+        eprintln!("first example, {side} ({}, {} tokens): {}", pair.origin, ids.len(), shown.join("|"));
+    }
+}
+
+/// A padding id that no rendered conversation ends with.
+fn pad_token_id(tokenizer: &Tokenizer, batch: Option<&Result<Batch>>) -> Result<u32> {
+    let pairs = batch.and_then(|batch| batch.as_ref().ok()).map_or(&[][..], |batch| &batch.pairs);
+    let mut last: Vec<u32> =
+        pairs.iter().flat_map(|p| [p.chosen.last(), p.rejected.last()]).flatten().copied().collect();
+    last.sort_unstable();
+    last.dedup();
+    tokenizer.pad_token_id_for(&last)
+}
+
+fn report_outcome(run: &Run, config_path: &Path, outcome: Outcome) -> Result<()> {
+    let folder = run.folder.display();
+    match outcome {
+        Outcome::Interrupted { step, checkpoint } => {
+            eprintln!(
+                "stopped after step {step}; everything is in {}\nhint: rmtrain fit --config {} --out {folder} --resume",
+                checkpoint.display(),
+                config_path.display(),
+            );
+            Err(Error::Interrupted)
+        }
+        Outcome::Finished { steps, report, best, stopped_early } => {
+            let early = if stopped_early { ", stopped early" } else { "" };
+            eprintln!("finished after {steps} steps{early}: {folder}/final");
+            if let Some(best) = best {
+                eprintln!("best: {} = {:.4} at step {}", best.metric, best.value, best.step);
+            }
+            if let Some(report) = report {
+                eprintln!("\n{}", eval::table(&report));
+            }
+            eprintln!(
+                "next:\n  rmtrain eval --model {folder}\n  rmtrain score --model {folder} --input rows.jsonl\n  \
+                 {folder}/metrics.jsonl has every step's loss and hidden norms"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// 1234567 as 1.23M.
+fn count(number: f64) -> String {
+    match number {
+        n if n >= 1e9 => format!("{:.2}B", n / 1e9),
+        n if n >= 1e6 => format!("{:.2}M", n / 1e6),
+        n if n >= 1e4 => format!("{:.0}k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}

@@ -1,0 +1,273 @@
+//! `fit` through the built binary: what it writes, resuming, interrupts, and what must not change the result.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const CONFIG: &str = r#"
+[model]
+tokenizer = "sandbox"
+[model.random]
+model_type = "qwen2"
+vocab_size = 1024
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+max_position_embeddings = 512
+[data]
+sandbox = { seed = 1, prompts = 60 }
+max_length = 512
+[[objective]]
+kind = "bradley-terry"
+[[objective]]
+kind = "sum-to-zero"
+lambda = 0.1
+[optim]
+lr = 3e-3
+[train]
+batch_pairs = 4
+micro_batch_tokens = 600
+max_steps = 24
+eval_every = 8
+save_every = 3
+"#;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("run.toml"), CONFIG).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn fit(&self, out: &str, flags: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
+        command.current_dir(self.0.path());
+        command.args(["fit", "--config", "run.toml", "--out", out]).args(flags);
+        command
+    }
+
+    fn fitted(&self, out: &str, flags: &[&str]) -> PathBuf {
+        succeed(self.fit(out, flags).output().unwrap());
+        self.path(out)
+    }
+}
+
+#[track_caller]
+fn succeed(output: Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{:?}\n{stderr}", output.status);
+    stderr
+}
+
+/// The lines of `metrics.jsonl` without what depends on the clock.
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let timeless = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("seconds");
+        line
+    };
+    text.lines().map(timeless).collect()
+}
+
+fn steps(run: &Path) -> Vec<Value> {
+    metrics(run).into_iter().filter(|line| line["kind"] == "step").collect()
+}
+
+/// Every file of a folder with its bytes.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[track_caller]
+fn assert_same_run(a: &Path, b: &Path) {
+    assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
+    let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&a), names(&b));
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        assert!(a == b, "final/{name} differs");
+    }
+}
+
+#[track_caller]
+fn assert_close(a: &[Value], b: &[Value], tolerance: f64) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        for (key, a) in a.as_object().unwrap() {
+            if let (Some(x), Some(y)) = (a.as_f64(), b[key].as_f64()) {
+                assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "step {}, {key}: {x} against {y}", b["step"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_writes_what_it_promises_and_learns() {
+    let folder = Folder::new();
+    let stderr = succeed(folder.fit("run", &[]).output().unwrap());
+    let run = folder.path("run");
+    for needle in ["plan:", "memory:", "first example, chosen", "mutual-disjoint", "next:"] {
+        assert!(stderr.contains(needle), "no {needle:?} in\n{stderr}");
+    }
+    let steps = steps(&run);
+    assert_eq!(steps.len(), 24);
+    let fields = [
+        "step", "epoch", "loss", "loss_bt", "loss_bsr", "accuracy", "ties", "margin_mean", "reward_mean", "reward_std",
+        "reward_min", "reward_max", "head_norm", "hidden_norm_mean", "hidden_norm_var", "hidden_norm_skew",
+        "hidden_norm_max", "hidden_diff_norm_mean", "cos_mean", "grad_norm", "head_grad_norm", "lr", "pairs", "tokens",
+    ];
+    for step in &steps {
+        for field in fields {
+            assert!(step[field].is_number(), "{field} of {step}");
+        }
+        let sum = step["loss_bt"].as_f64().unwrap() + 0.1 * step["loss_bsr"].as_f64().unwrap();
+        assert!((step["loss"].as_f64().unwrap() - sum).abs() < 1e-12);
+    }
+    let mean = |range: &[Value]| range.iter().map(|s| s["loss_bt"].as_f64().unwrap()).sum::<f64>() / range.len() as f64;
+    assert!(mean(&steps[16..]) < mean(&steps[..8]), "the loss did not fall");
+    let evals: Vec<Value> = metrics(&run).into_iter().filter(|line| line["kind"] == "eval").collect();
+    assert_eq!(evals.len(), 3 * 4, "three evaluations of four splits");
+    for file in ["config.toml", "final/config.json", "final/model.safetensors", "final/tokenizer.json"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let config: Value = serde_json::from_slice(&fs::read(run.join("final/config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "Qwen2ForSequenceClassification");
+    assert!(config["pad_token_id"].is_u64());
+    assert!(fs::read_dir(run.join("checkpoints")).unwrap().count() <= 3, "two newest and the best");
+}
+
+#[test]
+fn nothing_but_the_configuration_decides_the_result() {
+    let folder = Folder::new();
+    let plain = folder.fitted("a", &[]);
+    assert_same_run(&plain, &folder.fitted("b", &[]));
+    for held in ["keep", "recompute", "rewards-first"] {
+        let set = format!("train.activations=\"{held}\"");
+        assert_same_run(&plain, &folder.fitted(held, &["--set", &set]));
+    }
+    // Another split into micro-batches adds in another order: equal but for rounding.
+    let large = folder.fitted("large", &["--set", "train.micro_batch_tokens=1000000"]);
+    assert_close(&steps(&large), &steps(&plain), 1e-5);
+    let local = ["--set", "objective.sum-to-zero.scope=micro-batch"];
+    let small_local = folder.fitted("small-local", &local);
+    let difference = steps(&small_local).iter().zip(&steps(&plain)).any(|(a, b)| {
+        (a["loss_bsr"].as_f64().unwrap() - b["loss_bsr"].as_f64().unwrap()).abs() > 1e-4
+    });
+    assert!(difference, "the penalty per micro-batch is another objective");
+}
+
+/// RMTRAIN_KILLS sets how many times.
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
+    let kills: u32 = std::env::var("RMTRAIN_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let folder = Folder::new();
+    let started = Instant::now();
+    let plain = folder.fitted("plain", &["--set", "train.max_steps=40"]);
+    let whole = started.elapsed();
+    let (mut delivered, mut clock) = (0, 1u64);
+    for attempt in 0.. {
+        let mut child = start(folder.fit("killed", &["--resume", "--set", "train.max_steps=40"]));
+        if delivered < kills {
+            // A moment anywhere in the time a whole run takes, by a small generator of its own.
+            clock = clock.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let moment = whole.mul_f64((clock >> 40) as f64 / (1u64 << 24) as f64 * 0.6);
+            std::thread::sleep(moment);
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                delivered += 1;
+                continue;
+            }
+        }
+        let output = child.wait_with_output().unwrap();
+        succeed(output);
+        if delivered == kills || folder.path("killed/final").exists() {
+            println!("{delivered} kills in {} starts", attempt + 1);
+            break;
+        }
+    }
+    assert!(delivered > 0);
+    assert_same_run(&plain, &folder.path("killed"));
+}
+
+fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_tells_how_to_go_on() {
+    let folder = Folder::new();
+    let flags = ["--set", "train.max_steps=2000", "--set", "train.save_every=100000", "--set", "train.eval_every=100000"];
+    let child = start(folder.fit("run", &flags));
+    let run = folder.path("run");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 3 {
+        assert!(Instant::now() < deadline, "no step within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("--resume"), "{stderr}");
+    let done = steps(&run).len();
+    assert!(run.join(format!("checkpoints/step-{done:06}/trainer_state.json")).is_file(), "{stderr}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let folder = Folder::new();
+    let plain = folder.fitted("plain", &[]);
+    let run = folder.fitted("run", &[]);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    let weights = run.join("checkpoints/step-000024/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let stderr = succeed(folder.fit("run", &["--resume"]).output().unwrap());
+    assert!(stderr.contains("step-000024") && stderr.contains("SHA-256"), "{stderr}");
+    assert_same_run(&plain, &run);
+}
+
+#[test]
+fn a_folder_that_holds_something_else_is_left_alone() {
+    let folder = Folder::new();
+    let run = folder.fitted("run", &[]);
+    let before = fs::read(run.join("metrics.jsonl")).unwrap();
+    let refused = |command: &mut Command, needle: &str| {
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(needle), "{stderr}");
+    };
+    refused(&mut folder.fit("run", &[]), "--resume");
+    refused(&mut folder.fit("run", &["--resume", "--set", "optim.lr=1e-3"]), "lr = 0.003");
+    fs::create_dir(folder.path("foreign")).unwrap();
+    fs::write(folder.path("foreign/thesis.tex"), "all of it").unwrap();
+    refused(&mut folder.fit("foreign", &[]), "holds no run");
+    assert_eq!(contents(&folder.path("foreign")).len(), 1);
+    succeed(folder.fit("run", &["--resume"]).output().unwrap());
+    assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before);
+}
