@@ -1,19 +1,18 @@
 //! `rmtrain eval`: how good a reward model is on the four scenarios, or on files of one's own.
 
+use super::datasets::{EVAL_SPLITS, Hub, name_of};
 use super::loaded::{LoadedModel, ModelFlags};
 use super::progress::RowsBar;
-use super::rows;
 use super::run_folder::{self, RunData};
 use crate::base::reader::Words;
 use crate::base::{atomic, interrupt};
 use crate::data::config::Overlong;
+use crate::data::source::{Rows, resolve};
 use crate::eval::{EvalReport, Options, Splits, evaluate_split, table};
 use crate::{Error, Result};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The splits that are evaluated unless others are named.
-const DEFAULT_SPLITS: [&str; 4] = ["in-domain", "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
 /// What a split's file may end with.
 const EXTENSIONS: [&str; 6] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".parquet"];
 const RUNS: &str = "runs";
@@ -34,7 +33,8 @@ pub struct EvalArgs {
     /// A split of that folder; repeat for more [default: all but train]
     #[arg(long = "split", value_name = "NAME")]
     pub splits: Vec<String>,
-    /// A file of rows as a split of its own, named after the file; repeat for more
+    /// A file of rows, a glob or hf://datasets/OWNER/NAME/FILE as a split of its own, named after the file; repeat
+    /// for more
     #[arg(long = "data", value_name = "FILE")]
     pub data: Vec<String>,
     /// Where the report goes [default: standard output]
@@ -74,7 +74,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let mut report = EvalReport { model: loaded.name.clone(), splits: Splits::default() };
     for split in splits {
         let bar = RowsBar::new(&split.name);
-        let examples = rows::examples(&split.source, &score_field)?;
+        let field = score_field.clone();
+        let examples = Rows::of_files(resolve(&[split.source], &Hub)?).map(move |row| {
+            let row = row?;
+            Ok((row.origin.clone(), row.example(&field)?))
+        });
         let encoder = loaded.tokenizer.clone();
         let figures =
             evaluate_split(examples, encoder, loaded.scorer.as_ref(), &options, |done| bar.show(done))?;
@@ -125,7 +129,7 @@ fn chosen_splits(args: &EvalArgs, run: Option<&RunData>) -> Result<Vec<Split>> {
         }
     }
     for source in &args.data {
-        let mut name = file_stem(source).to_owned();
+        let mut name = name_of(source);
         if splits.iter().any(|split: &Split| split.name == name) {
             name = source.clone();
         }
@@ -144,9 +148,9 @@ fn splits_in(folder: &Path, wanted: &[String]) -> Result<Vec<Split>> {
     };
     let names: Vec<&str> = available.iter().map(|(name, _)| name.as_str()).collect();
     if wanted.is_empty() {
-        let found: Vec<Split> = DEFAULT_SPLITS.iter().filter_map(|name| find(name)).map(split).collect();
+        let found: Vec<Split> = EVAL_SPLITS.iter().filter_map(|name| find(name)).map(split).collect();
         if found.is_empty() {
-            let expected = DEFAULT_SPLITS.join(", ");
+            let expected = EVAL_SPLITS.join(", ");
             let reason =
                 format!("found {}, expected splits named {expected}; name others with --split", list(&names));
             return Err(Error::Data { path: folder.into(), reason });
@@ -167,11 +171,8 @@ fn splits_of_run(run: Option<&RunData>, wanted: &[String]) -> Result<Vec<Split>>
                 .into(),
         ));
     };
-    let available: Vec<Split> = run
-        .eval
-        .iter()
-        .map(|source| Split { name: file_stem(source).to_owned(), source: source.clone() })
-        .collect();
+    let available: Vec<Split> =
+        run.eval.iter().map(|source| Split { name: name_of(source), source: source.clone() }).collect();
     if available.is_empty() {
         let reason = "has neither data.splits_dir nor data.eval; give --splits-dir or --data".into();
         return Err(Error::Data { path: run.path.clone(), reason });
@@ -202,21 +203,11 @@ fn split_files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         let path = entry.map_err(Error::io(folder))?.path();
         let Some(file) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if path.is_file() && file != "manifest.json" && EXTENSIONS.iter().any(|end| file.ends_with(end)) {
-            files.push((file_stem(file).to_owned(), path));
+            files.push((name_of(file), path));
         }
     }
     files.sort();
     Ok(files)
-}
-
-/// A file's name without folders and without the ends that say its format.
-fn file_stem(source: &str) -> &str {
-    let name = source.rsplit('/').next().unwrap_or(source);
-    let longest = EXTENSIONS.iter().filter(|end| name.ends_with(**end)).map(|end| end.len()).max();
-    match longest {
-        Some(length) if length < name.len() => &name[..name.len() - length],
-        _ => name,
-    }
 }
 
 #[cfg(test)]
@@ -258,7 +249,7 @@ mod tests {
         ]);
         let path = folder.path().display().to_string();
         let found = chosen_splits(&args(&format!("--splits-dir {path}")), None).unwrap();
-        assert_eq!(names(&found), DEFAULT_SPLITS);
+        assert_eq!(names(&found), EVAL_SPLITS);
         assert_eq!(found[3].source, format!("{path}/mutual-disjoint.jsonl.zst"));
         let found =
             chosen_splits(&args(&format!("--splits-dir {path} --split train --split in-domain")), None);
@@ -297,20 +288,5 @@ mod tests {
         let error = splits_in(folder.path(), &[]).unwrap_err().to_string();
         assert!(error.contains("found a, expected splits named in-domain"), "{error}");
         assert!(matches!(splits_in(&folder.path().join("absent"), &[]), Err(Error::Io { .. })));
-    }
-
-    #[test]
-    fn a_split_is_named_after_its_file() {
-        for (source, name) in [
-            ("a/b.jsonl", "b"),
-            ("b.jsonl.zst", "b"),
-            ("b.parquet", "b"),
-            ("b.c.json", "b.c"),
-            ("b", "b"),
-            (".jsonl", ".jsonl"),
-            ("hf://datasets/o/n/b.parquet", "b"),
-        ] {
-            assert_eq!(file_stem(source), name);
-        }
     }
 }

@@ -7,7 +7,6 @@ pub mod fit;
 pub mod loaded;
 mod preflight;
 mod progress;
-mod rows;
 mod run_folder;
 pub mod sandbox;
 pub mod score;

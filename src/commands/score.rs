@@ -1,9 +1,10 @@
 //! `rmtrain score`: rows in, the same rows with their scores out.
 
+use super::datasets::Hub;
 use super::loaded::{LoadedModel, ModelFlags};
 use super::progress::{RowsBar, speed};
-use super::rows;
 use crate::base::{atomic, interrupt};
+use crate::data::source::{Rows, resolve};
 use crate::eval::{OnError, ScoreOptions, ScoreSummary, score_rows};
 use crate::{Error, Result};
 use std::fs;
@@ -19,7 +20,7 @@ pub struct ScoreArgs {
     /// A run directory (its final/), a checkpoint, a sequence-classification folder with one label, or a hub id
     #[arg(long, value_name = "DIR")]
     pub model: String,
-    /// JSONL (.gz, .zst too), a JSON array or Parquet; `-` is standard input
+    /// JSONL (.gz, .zst too), a JSON array or Parquet, or hf://datasets/OWNER/NAME/FILE; `-` is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub input: String,
     /// Where the scored rows go, as JSONL; `-` is standard output. A file appears when it is complete
@@ -36,7 +37,7 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     refuse_same_file(&args.input, &args.output)?;
     // Before the model is loaded, so that a wrong path is told at once.
-    let rows = rows::open(&args.input)?;
+    let rows = open(&args.input)?;
     let model = LoadedModel::load(&args.model, &args.flags)?;
     interrupt::install_saying("stopping after this window (once more to stop at once)");
 
@@ -57,8 +58,16 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
 }
 
+/// The rows of a file, a hub file, or standard input.
+fn open(input: &str) -> Result<Rows> {
+    match input {
+        "-" => Rows::of_reader("stdin", io::stdin()),
+        source => Ok(Rows::of_files(resolve(&[source.to_owned()], &Hub)?)),
+    }
+}
+
 /// Scores into a file that appears only when every row is there.
-fn score_into(args: &ScoreArgs, rows: rows::Rows, model: &LoadedModel, path: &Path) -> Result<()> {
+fn score_into(args: &ScoreArgs, rows: Rows, model: &LoadedModel, path: &Path) -> Result<()> {
     let mut failure = None;
     let written = atomic::write(path, |out| {
         score(args, rows, model, &args.output, out).map_err(|error| {
@@ -74,7 +83,7 @@ fn score_into(args: &ScoreArgs, rows: rows::Rows, model: &LoadedModel, path: &Pa
 
 fn score(
     args: &ScoreArgs,
-    rows: rows::Rows,
+    rows: Rows,
     model: &LoadedModel,
     out_name: &str,
     out: &mut dyn Write,
@@ -87,8 +96,7 @@ fn score(
     let bar = RowsBar::new("scoring");
     let encoder = model.tokenizer.clone();
     let scorer = model.scorer.as_ref();
-    let summary =
-        score_rows(rows, rows::parse, encoder, scorer, &options, (out_name, out), |done| bar.show(done))?;
+    let summary = score_rows(rows, encoder, scorer, &options, (out_name, out), |done| bar.show(done))?;
     let elapsed = bar.finish();
     report(&summary, elapsed);
     Ok(())

@@ -4,8 +4,9 @@ use super::evaluate::{Progress, encode_response, take_group, too_long};
 use super::scorer::score_groups;
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
+use crate::data::source::RawRow;
 use crate::data::tokenize::EncodeConversation;
-use crate::data::{Example, RowKind, TokenGroup};
+use crate::data::{Config, Example, RowKind, TokenGroup};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ struct Row {
 }
 
 /// Writes every row of `rows` to `out` as one line of JSON, with `score` (one response), `score_chosen` and
-/// `score_rejected` (a pair) or `scores` (k responses) added.
+/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added.
 ///
 /// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
 /// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
@@ -60,8 +61,7 @@ struct Row {
 /// A row's error under [`OnError::Fail`], after the rows before it are written; in both modes the source's errors
 /// that are not of one row, the scorer's, [`Error::Interrupted`], and [`Error::Io`] of `out`.
 pub fn score_rows(
-    rows: impl Iterator<Item = Result<(Origin, Value)>> + Send + 'static,
-    parse: impl Fn(Value) -> Result<Example, String> + Send + Sync + 'static,
+    rows: impl Iterator<Item = Result<RawRow>> + Send + 'static,
     encoder: Arc<dyn EncodeConversation>,
     scorer: &dyn SequenceScorer,
     options: &ScoreOptions,
@@ -72,11 +72,8 @@ pub fn score_rows(
     let windows = Windows::spawn(
         rows,
         Limits::for_batches_of(options.batch_tokens),
-        |row| row.as_ref().map_or(0, |(_, value)| json_bytes(value)),
-        move |row: Result<(Origin, Value)>| {
-            let (origin, value) = row?;
-            prepare(origin, value, &parse, encoder.as_ref(), max_length)
-        },
+        |row| row.as_ref().map_or(0, RawRow::bytes),
+        move |row: Result<RawRow>| prepare(row?, encoder.as_ref(), max_length),
         |row: &Result<Row>| row.as_ref().map_or(0, |row| row.tokens),
     )?;
 
@@ -123,16 +120,14 @@ pub fn score_rows(
 }
 
 /// Parses and tokenizes one row.
-fn prepare(
-    origin: Origin,
-    value: Value,
-    parse: impl Fn(Value) -> Result<Example, String>,
-    encoder: &dyn EncodeConversation,
-    max_length: usize,
-) -> Result<Row> {
-    let example = parse(value.clone()).map_err(|reason| origin.error(reason))?;
+fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> Result<Row> {
+    let origin = row.origin.clone();
+    let value = row.value()?;
+    // Which field holds gold scores makes no difference here.
+    let example = Example::from_json(value.clone(), &Config::default().score_field)
+        .map_err(|reason| origin.error(reason))?;
     let Value::Object(fields) = value else {
-        return Err(origin.error("a row is a JSON object"));
+        return Err(origin.error("expected a JSON object"));
     };
     let mut sequences = Vec::with_capacity(example.responses.len());
     for response in 0..example.responses.len() {
@@ -161,6 +156,7 @@ fn answer(
     if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
         return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
     }
+    let graded = graded_lists(&row.fields, scores.len());
     let rewards: Vec<Value> = scores.iter().map(|s| json!(s.reward)).collect();
     let mut add = |key: &'static str, input_key: &'static str, score: Value| {
         if let Some(own) = row.fields.insert(key.into(), score) {
@@ -174,6 +170,11 @@ fn answer(
             add("score_chosen", "input_score_chosen", chosen.clone());
             add("score_rejected", "input_score_rejected", rejected.clone());
         }
+        (RowKind::Ranked, _) if let Some(chosen) = graded => {
+            let (chosen, rejected) = rewards.split_at(chosen);
+            add("score_chosen", "input_score_chosen", chosen.into());
+            add("score_rejected", "input_score_rejected", rejected.into());
+        }
         (RowKind::Ranked, _) => add("scores", "input_scores", Value::Array(rewards)),
         (kind, _) => {
             let found = rewards.len();
@@ -183,66 +184,33 @@ fn answer(
     Ok(row.fields)
 }
 
-/// About the size of a value's text, in bytes, for the bounds on what is held.
-fn json_bytes(value: &Value) -> usize {
-    16 + match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(json_bytes).sum(),
-        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + json_bytes(value)).sum(),
-        _ => 0,
-    }
+/// How many of the responses are the chosen ones, where a row holds lists of right and wrong answers.
+fn graded_lists(fields: &Map<String, Value>, responses: usize) -> Option<usize> {
+    let list = |key: &str| fields.get(key).and_then(Value::as_array).map(Vec::len);
+    let (chosen, rejected) = list("chosen").zip(list("rejected"))?;
+    (chosen + rejected == responses).then_some(chosen)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Message, Response};
+    use crate::data::source::Rows;
     use crate::eval::scorer::tests::{IdScorer, reward_of};
     use crate::eval::test_support::ByteEncoder;
 
-    fn parse(value: Value) -> Result<Example, String> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str).ok_or(format!("no {key}"));
-        let response = |text: &str| Response {
-            messages: vec![Message::new("assistant", text)],
-            score: None,
-            model: None,
-        };
-        let (kind, responses) = if let Some(all) = value.get("responses").and_then(Value::as_array) {
-            (RowKind::Ranked, all.iter().filter_map(Value::as_str).map(response).collect())
-        } else if value.get("chosen").is_some() {
-            (RowKind::Pair, vec![response(text("chosen")?), response(text("rejected")?)])
-        } else {
-            (RowKind::Single, vec![response(text("response")?)])
-        };
-        let prompt = vec![Message::new("user", text("prompt")?)];
-        Ok(Example { kind, id: None, source: None, prompt, responses, margin: None })
-    }
-
-    fn origin(line: u64) -> Origin {
-        Origin { path: std::path::Path::new("in.jsonl").into(), line }
-    }
-
-    fn rows(texts: &[&str]) -> Vec<Result<(Origin, Value)>> {
-        texts
-            .iter()
-            .zip(1..)
-            .map(|(text, line)| match serde_json::from_str(text) {
-                Ok(value) => Ok((origin(line), value)),
-                Err(error) => Err(origin(line).error(error.to_string())),
-            })
-            .collect()
+    fn rows(texts: &[&str]) -> Rows {
+        Rows::of_reader("in.jsonl", io::Cursor::new(texts.join("\n"))).unwrap()
     }
 
     fn score(
-        rows: Vec<Result<(Origin, Value)>>,
+        rows: impl Iterator<Item = Result<RawRow>> + Send + 'static,
         on_error: OnError,
         batch_tokens: usize,
     ) -> (Result<ScoreSummary>, Vec<String>) {
         let mut out = Vec::new();
         let options = ScoreOptions { max_length: 40, on_error, batch_tokens };
         let summary = score_rows(
-            rows.into_iter(),
-            parse,
+            rows,
             Arc::new(ByteEncoder),
             &IdScorer::default(),
             &options,
@@ -292,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_right_and_wrong_answers_are_answered_by_lists() {
+        let (_, lines) =
+            score(rows(&[r#"{"prompt":"p","chosen":["a","b"],"rejected":["c"]}"#]), OnError::Fail, 1000);
+        let row: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(row["score_chosen"], json!([reward("p", "a"), reward("p", "b")]));
+        assert_eq!(row["score_rejected"], json!([reward("p", "c")]));
+        assert_eq!(row.get("scores"), None);
+    }
+
+    #[test]
     fn scores_round_trip() {
         let (_, lines) = score(rows(&[r#"{"prompt":"p","response":"r"}"#]), OnError::Fail, 1000);
         let value: Value = serde_json::from_str(&lines[0]).unwrap();
@@ -325,25 +303,25 @@ mod tests {
     #[test]
     fn a_bad_row_comes_back_in_its_place_where_it_is_kept() {
         let long = format!(r#"{{"prompt":"p","responses":["a","{}"]}}"#, "x".repeat(60));
-        let bad = rows(&["{oops", r#"{"prompt":"p","response":"r"}"#, r#"{"prompt":1}"#, "[]", &long]);
+        let bad = rows(&[r#"{"prompt":"p","response":"r"}"#, "{oops", r#"{"prompt":1}"#, "[]", &long]);
         let (summary, lines) = score(bad, OnError::Keep, 1000);
         assert_eq!(summary.unwrap().failed, 4);
         let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.len(), 5);
         for (at, needle) in
-            [(0, "key must be a string"), (2, "no response"), (3, "no response"), (4, "more than the 40")]
+            [(1, "key must be a string"), (2, "prompt"), (3, "object"), (4, "more than the 40")]
         {
             assert_eq!(lines[at]["line"], at + 1);
             assert!(lines[at]["error"].as_str().unwrap().contains(needle), "{}", lines[at]);
         }
         assert!(lines[4]["error"].as_str().unwrap().ends_with("(response 2 of 2)"), "{}", lines[4]);
-        assert_eq!(lines[1]["score"], reward("p", "r"));
+        assert_eq!(lines[0]["score"], reward("p", "r"));
     }
 
     #[test]
     fn an_error_of_the_file_ends_the_run_in_both_modes() {
-        let mut broken = rows(&[r#"{"prompt":"p","response":"r"}"#]);
-        broken.push(Err(Error::Data { path: "in.gz".into(), reason: "ends in the middle".into() }));
+        let broken = Err(Error::Data { path: "in.gz".into(), reason: "ends in the middle".into() });
+        let broken = rows(&[r#"{"prompt":"p","response":"r"}"#]).chain([broken]);
         let (summary, lines) = score(broken, OnError::Keep, 1000);
         assert_eq!(summary.unwrap_err().to_string(), "in.gz: ends in the middle");
         assert_eq!(lines.len(), 1);
@@ -360,9 +338,8 @@ mod tests {
         }
         let mut out = Vec::new();
         let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99 };
-        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]).into_iter();
-        score_rows(one, parse, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {})
-            .unwrap();
+        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
+        score_rows(one, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {}).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("reward is NaN"));
     }
 
@@ -391,10 +368,10 @@ mod tests {
             }
         }
         let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
-        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]).into_iter();
+        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
         let scorer = IdScorer::default();
         let error =
-            score_rows(one, parse, Arc::new(ByteEncoder), &scorer, &options, ("stdout", &mut Closed), |_| {})
+            score_rows(one, Arc::new(ByteEncoder), &scorer, &options, ("stdout", &mut Closed), |_| {})
                 .unwrap_err();
         assert!(matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe));
     }

@@ -154,9 +154,8 @@ mod tests {
     #[test]
     fn dropping_it_stops_an_endless_source() {
         let (stopped, wait) = sync_channel::<()>(0);
-        let rows = (0..).map(move |i: usize| {
+        let rows = (0usize..).inspect(move |_| {
             let _held = &stopped;
-            i
         });
         let mut windows = Windows::spawn(rows, LIMITS, |_| 1, |i| i, |_| 30).unwrap();
         assert!(windows.next().unwrap().is_ok());

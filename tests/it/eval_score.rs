@@ -288,3 +288,65 @@ fn real_pairs_are_all_accounted_for() {
     let (_, split) = &report.splits.0[0];
     assert_eq!(split.rows + split.skipped.values().sum::<u64>(), 200);
 }
+
+#[test]
+fn the_binary_scores_from_a_pipe_to_a_pipe() {
+    let world = World::new();
+    let run = |args: &[&str], input: &str| {
+        let mut command = crate::cli::rmtrain(world.0.path());
+        command.args(["score", "--model", "runs/a"]).args(args).write_stdin(input.to_owned());
+        command.output().unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let good = "{\"prompt\": \"p\", \"response\": \"r\"}\n";
+    let done = run(&[], &good.repeat(3));
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(text(&done.stdout).lines().count(), 3);
+    assert!(text(&done.stderr).contains("scored 3 rows (3 sequences, "));
+    let empty = run(&[], "");
+    assert!(empty.status.success() && empty.stdout.is_empty());
+    let failed = run(&[], &format!("{good}{{\"prompt\": \"p\"}}\n{good}"));
+    assert_eq!((failed.status.code(), text(&failed.stdout).lines().count()), (Some(2), 1));
+    assert!(text(&failed.stderr).contains("stdin:2: "), "{}", text(&failed.stderr));
+    let kept = run(&["--on-error", "keep"], &format!("{good}\u{fffd}{{\n{good}"));
+    assert_eq!((kept.status.code(), text(&kept.stdout).lines().count()), (Some(0), 3));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    use std::io::Read;
+    let world = World::new();
+    let lines = vec![json!({"prompt": "p", "response": "x".repeat(60)}); 20_000];
+    let input = world.write("in.jsonl", &lines);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))
+        .args(["score", "--model", &world.path("runs/a"), "--input", &input, "--batch-tokens", "2000"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0u8; 100];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+}
+
+#[test]
+fn eval_alone_takes_the_newest_run_and_its_splits() {
+    let world = World::new();
+    let pairs: Vec<Value> = (0..10)
+        .map(|i| json!({"prompt": "q", "chosen": format!("a{i}"), "rejected": format!("b{i}")}))
+        .collect();
+    world.write("splits/mutual-disjoint.jsonl", &pairs);
+    fs::write(world.path("runs/a/config.toml"), "[data]\nsplits_dir = \"splits\"\n").unwrap();
+    let done =
+        crate::cli::rmtrain(world.0.path()).args(["eval", "--split", "mutual-disjoint"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{stderr}");
+    let report: EvalReport = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((report.model.as_str(), report.splits.0.len()), ("runs/a/final", 1));
+    assert!(stderr.contains("mutual-disjoint    10  accuracy"), "{stderr}");
+    let unknown = crate::cli::rmtrain(world.0.path()).args(["eval", "--split", "nope"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("which has mutual-disjoint"));
+}
