@@ -2,7 +2,6 @@
 
 use super::datasets;
 use super::loaded::CheckedTokenizer;
-use super::preflight::SANDBOX_TOKENIZER;
 use super::progress::RowsBar;
 use super::run_folder::{self, RunLock};
 use crate::base::interrupt;
