@@ -71,7 +71,8 @@ impl Sources {
 
 /// `data/held-out.jsonl.gz` is called held-out.
 pub(super) fn name_of(source: &str) -> String {
-    let file = Path::new(source).file_name().map_or(source.into(), |name| name.to_string_lossy().into_owned());
+    let file =
+        Path::new(source).file_name().map_or(source.into(), |name| name.to_string_lossy().into_owned());
     let stem = file.split('.').next().unwrap_or(&file);
     if stem.is_empty() { file } else { stem.to_owned() }
 }

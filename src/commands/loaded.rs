@@ -100,7 +100,8 @@ impl LoadedModel {
                 "hint: the chat template prints today's date, so scores change with the calendar; --date {today} fixes it"
             );
         }
-        let tokenizer = CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
+        let tokenizer =
+            CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
         Ok(Self {
             scorer: load_scorer(&folder, flags)?,
             tokenizer: Arc::new(tokenizer),

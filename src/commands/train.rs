@@ -1,10 +1,10 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
-use super::preflight::SANDBOX_TOKENIZER;
-use super::run_folder::{self, RunLock};
 use super::datasets;
-use super::progress::RowsBar;
 use super::loaded::CheckedTokenizer;
+use super::preflight::SANDBOX_TOKENIZER;
+use super::progress::RowsBar;
+use super::run_folder::{self, RunLock};
 use crate::base::interrupt;
 use crate::checkpoint::{Checkpoints, LoopState};
 use crate::config::RunConfig;
@@ -66,8 +66,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     if let Some((checkpoint, state)) = &run.resume {
         check_same_data(checkpoint, state, &store.content_sha256(), total_steps)?;
     }
-    let loader =
-        Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
+    let loader = Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
     let mut batches = loader.peekable();
     if let Some(Ok(batch)) = batches.peek() {
         print_plan(&run, &model, store.len(), total_steps, batch);
@@ -98,12 +97,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
 }
 
 /// Creates, or finds again, the run's folder. `None` if the run is finished already.
-fn open_run(
-    config_path: &Path,
-    config: RunConfig,
-    out: Option<&Path>,
-    resume: bool,
-) -> Result<Option<Run>> {
+fn open_run(config_path: &Path, config: RunConfig, out: Option<&Path>, resume: bool) -> Result<Option<Run>> {
     let folder = match out {
         Some(out) => out.to_path_buf(),
         None => run_folder::default_for(config_path, resume)?,
@@ -174,7 +168,8 @@ fn load_tokenizer(run: &Run) -> Result<Tokenizer> {
         }
         (Some(SANDBOX_TOKENIZER), _) => {
             return Err(Error::Usage(
-                "model.tokenizer: found \"sandbox\" without data.sandbox, expected a folder or a hub id".into(),
+                "model.tokenizer: found \"sandbox\" without data.sandbox, expected a folder or a hub id"
+                    .into(),
             ));
         }
         (Some(source), _) => hub::resolve_tokenizer(source, None)?,

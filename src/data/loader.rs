@@ -84,7 +84,10 @@ impl Iterator for Loader {
             }
             if state.ended {
                 let what = format!("the loader ended before step {}", self.next_step);
-                break Err(Error::Io { path: "the loader's thread".into(), source: std::io::Error::other(what) });
+                break Err(Error::Io {
+                    path: "the loader's thread".into(),
+                    source: std::io::Error::other(what),
+                });
             }
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         };

@@ -196,9 +196,9 @@ fn is_empty(response: &Response) -> bool {
 
 fn same_text(a: &[Message], b: &[Message]) -> bool {
     a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| {
-            a.role == b.role && a.content.trim() == b.content.trim() && a.extra == b.extra
-        })
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.role == b.role && a.content.trim() == b.content.trim() && a.extra == b.extra)
 }
 
 #[cfg(test)]
@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn random_two_draws_every_couple_equally_often() {
-        let example = ranked(&[("a", Some(1.0)), ("b", Some(4.0)), ("c", Some(2.0)), ("d", None), (" ", Some(9.0))]);
+        let example =
+            ranked(&[("a", Some(1.0)), ("b", Some(4.0)), ("c", Some(2.0)), ("d", None), (" ", Some(9.0))]);
         let mut counts = BTreeMap::new();
         for row in 0..30_000 {
             let paired = pairs_of(example.clone(), Pairing::RandomTwo, 7, row);
@@ -268,9 +269,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_pair_is_dropped_with_its_reason() {
-        let drops = |responses: &[(&str, Option<f64>)], policy| {
-            pairs_of(ranked(responses), policy, 0, 0).dropped
-        };
+        let drops =
+            |responses: &[(&str, Option<f64>)], policy| pairs_of(ranked(responses), policy, 0, 0).dropped;
         let two = Pairing::RandomTwo;
         assert_eq!(drops(&[], two), [DropReason::TooFewResponses]);
         assert_eq!(drops(&[("a", Some(1.0))], two), [DropReason::TooFewResponses]);

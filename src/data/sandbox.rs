@@ -1,2 +1,4 @@
 //! To be written.
-pub fn write(_: &std::path::Path, _: crate::data::config::SandboxConfig) -> crate::Result<()> { Ok(()) }
+pub fn write(_: &std::path::Path, _: crate::data::config::SandboxConfig) -> crate::Result<()> {
+    Ok(())
+}

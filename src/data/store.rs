@@ -160,7 +160,8 @@ impl PairStore {
 
     fn read(&self, index: u64) -> Result<(Origin, Record)> {
         let damaged = |what: &str| {
-            let reason = format!("pair {index} of {}: {what}; delete the file to have it made anew", self.len());
+            let reason =
+                format!("pair {index} of {}: {what}; delete the file to have it made anew", self.len());
             Error::Data { path: self.path.clone(), reason }
         };
         if index >= self.len() {
@@ -179,7 +180,11 @@ impl PairStore {
 }
 
 /// A hash of everything that decides which pairs there are.
-fn key(files: &[SourceFile], preparation: &Preparation, encoder: &dyn EncodeConversation) -> Result<[u8; 32]> {
+fn key(
+    files: &[SourceFile],
+    preparation: &Preparation,
+    encoder: &dyn EncodeConversation,
+) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -203,7 +208,8 @@ fn key(files: &[SourceFile], preparation: &Preparation, encoder: &dyn EncodeConv
 /// Keeps a second process from building in the same folder. The lock goes with the file handle, so with the process.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("pairs.lock");
-    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+    let file =
+        File::options().create(true).write(true).truncate(false).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             let reason = "another process is preparing data in this folder, expected one run a folder".into();

@@ -7,10 +7,10 @@ use super::scorer::score_groups;
 use super::tally::Tally;
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
-use crate::{Error, Result};
 use crate::data::config::Overlong;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// How rows become sequences, and how many are computed at once.

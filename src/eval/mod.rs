@@ -21,10 +21,10 @@ mod tally;
 mod test_support;
 mod window;
 
+pub use crate::data::Origin;
 pub use accuracy::{Agreement, Judged, agreement};
 pub use evaluate::{Options, Progress, evaluate_split};
 pub use length::{Fitted, fit_length};
-pub use crate::data::Origin;
 pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};

@@ -32,7 +32,10 @@ pub enum Config {
 impl Config {
     /// Whether the term reads the rows' own margins.
     pub fn needs_margin_column(&self) -> bool {
-        matches!(self, Self::BradleyTerry { margin: Margin::Column, .. } | Self::Hinge { margin: Margin::Column })
+        matches!(
+            self,
+            Self::BradleyTerry { margin: Margin::Column, .. } | Self::Hinge { margin: Margin::Column }
+        )
     }
 }
 

@@ -224,7 +224,8 @@ impl<'a> Run<'a> {
             None => Ok(()),
             Some(pair) => Err(Error::Data {
                 path: pair.origin.clone().into(),
-                reason: "found no `margin`, which an objective with margin = \"column\" needs in every row".into(),
+                reason: "found no `margin`, which an objective with margin = \"column\" needs in every row"
+                    .into(),
             }),
         }
     }

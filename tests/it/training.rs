@@ -114,7 +114,11 @@ fn assert_close(a: &[Value], b: &[Value], tolerance: f64) {
     for (a, b) in a.iter().zip(b) {
         for (key, a) in a.as_object().unwrap() {
             if let (Some(x), Some(y)) = (a.as_f64(), b[key].as_f64()) {
-                assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "step {}, {key}: {x} against {y}", b["step"]);
+                assert!(
+                    (x - y).abs() <= tolerance * (1.0 + y.abs()),
+                    "step {}, {key}: {x} against {y}",
+                    b["step"]
+                );
             }
         }
     }
@@ -131,9 +135,30 @@ fn a_run_writes_what_it_promises_and_learns() {
     let steps = steps(&run);
     assert_eq!(steps.len(), 24);
     let fields = [
-        "step", "epoch", "loss", "loss_bt", "loss_bsr", "accuracy", "ties", "margin_mean", "reward_mean", "reward_std",
-        "reward_min", "reward_max", "head_norm", "hidden_norm_mean", "hidden_norm_var", "hidden_norm_skew",
-        "hidden_norm_max", "hidden_diff_norm_mean", "cos_mean", "grad_norm", "head_grad_norm", "lr", "pairs", "tokens",
+        "step",
+        "epoch",
+        "loss",
+        "loss_bt",
+        "loss_bsr",
+        "accuracy",
+        "ties",
+        "margin_mean",
+        "reward_mean",
+        "reward_std",
+        "reward_min",
+        "reward_max",
+        "head_norm",
+        "hidden_norm_mean",
+        "hidden_norm_var",
+        "hidden_norm_skew",
+        "hidden_norm_max",
+        "hidden_diff_norm_mean",
+        "cos_mean",
+        "grad_norm",
+        "head_grad_norm",
+        "lr",
+        "pairs",
+        "tokens",
     ];
     for step in &steps {
         for field in fields {
@@ -142,7 +167,9 @@ fn a_run_writes_what_it_promises_and_learns() {
         let sum = step["loss_bt"].as_f64().unwrap() + 0.1 * step["loss_bsr"].as_f64().unwrap();
         assert!((step["loss"].as_f64().unwrap() - sum).abs() < 1e-12);
     }
-    let mean = |range: &[Value]| range.iter().map(|s| s["loss_bt"].as_f64().unwrap()).sum::<f64>() / range.len() as f64;
+    let mean = |range: &[Value]| {
+        range.iter().map(|s| s["loss_bt"].as_f64().unwrap()).sum::<f64>() / range.len() as f64
+    };
     assert!(mean(&steps[16..]) < mean(&steps[..8]), "the loss did not fall");
     let evals: Vec<Value> = metrics(&run).into_iter().filter(|line| line["kind"] == "eval").collect();
     assert_eq!(evals.len(), 3 * 4, "three evaluations of four splits");
@@ -169,9 +196,10 @@ fn nothing_but_the_configuration_decides_the_result() {
     assert_close(&steps(&large), &steps(&plain), 1e-5);
     let local = ["--set", "objective.sum-to-zero.scope=micro-batch"];
     let small_local = folder.fitted("small-local", &local);
-    let difference = steps(&small_local).iter().zip(&steps(&plain)).any(|(a, b)| {
-        (a["loss_bsr"].as_f64().unwrap() - b["loss_bsr"].as_f64().unwrap()).abs() > 1e-4
-    });
+    let difference = steps(&small_local)
+        .iter()
+        .zip(&steps(&plain))
+        .any(|(a, b)| (a["loss_bsr"].as_f64().unwrap() - b["loss_bsr"].as_f64().unwrap()).abs() > 1e-4);
     assert!(difference, "the penalty per micro-batch is another objective");
 }
 
@@ -217,7 +245,14 @@ fn start(mut command: Command) -> Child {
 #[test]
 fn an_interrupt_saves_and_tells_how_to_go_on() {
     let folder = Folder::new();
-    let flags = ["--set", "train.max_steps=2000", "--set", "train.save_every=100000", "--set", "train.eval_every=100000"];
+    let flags = [
+        "--set",
+        "train.max_steps=2000",
+        "--set",
+        "train.save_every=100000",
+        "--set",
+        "train.eval_every=100000",
+    ];
     let child = start(folder.fit("run", &flags));
     let run = folder.path("run");
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -29,7 +29,8 @@ impl Lines {
             let line = self.stream.line;
             self.stream.line += 1;
             if text.len() > self.limit && text.last() != Some(&b'\n') {
-                let reason = format!("line {line} has more than {} bytes, expected one row a line", self.limit);
+                let reason =
+                    format!("line {line} has more than {} bytes, expected one row a line", self.limit);
                 return Err(Error::Data { path: self.stream.name.to_path_buf(), reason });
             }
             text.truncate(text.trim_ascii_end().len());

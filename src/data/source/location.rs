@@ -67,12 +67,13 @@ pub fn resolve(sources: &[String], hub: &dyn HubDatasets) -> Result<Vec<SourceFi
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
-    let paths = glob::glob(pattern).map_err(|error| Error::Usage(format!("{pattern}: not a glob: {error}")))?;
+    let paths =
+        glob::glob(pattern).map_err(|error| Error::Usage(format!("{pattern}: not a glob: {error}")))?;
     let mut files = Vec::new();
     for path in paths {
         let path = path.map_err(|error| {
             let place = error.path().to_path_buf();
-            Error::Io { path: place, source: error.into_error() }
+            Error::Io { path: place, source: error.into() }
         })?;
         if !path.is_dir() {
             files.push(path);
@@ -180,8 +181,15 @@ mod tests {
             "o/n|Some(\"refs/convert/parquet\")|d/0.parquet"
         );
         assert_eq!(parse("datasets/o/n/f@refs/pr/1").unwrap(), "o/n|Some(\"refs/pr/1\")|f");
-        for bad in ["", "o/n/f", "datasets/o/n", "datasets//n/f", "datasets/o/n/", "datasets/o/n/f@", "datasets/o/n/*"]
-        {
+        for bad in [
+            "",
+            "o/n/f",
+            "datasets/o/n",
+            "datasets//n/f",
+            "datasets/o/n/",
+            "datasets/o/n/f@",
+            "datasets/o/n/*",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let error = strings(&["hf://datasets/o/n/f.json".into()]).unwrap_err().to_string();

@@ -62,7 +62,9 @@ impl Iterator for ParquetRows {
         let Some(row) = row else {
             self.over = true;
             // A row group whose columns end early ends the iteration without a word.
-            return (self.read != self.total).then(|| damaged(self.read + 1, "it is missing".into())).flatten();
+            return (self.read != self.total)
+                .then(|| damaged(self.read + 1, "it is missing".into()))
+                .flatten();
         };
         self.read += 1;
         let origin = Origin { path: self.name.clone(), line: self.read };

@@ -120,7 +120,9 @@ impl Values {
             Layout::Sequence => "an object",
         };
         let row = self.count + 1;
-        self.error(format!("ends inside {inside}, in row {row} that starts on line {line}: the file is cut short"))
+        self.error(format!(
+            "ends inside {inside}, in row {row} that starts on line {line}: the file is cut short"
+        ))
     }
 }
 

@@ -223,6 +223,7 @@ impl Tally {
             0 => 0.25,
             bytes => self.sampled_tokens as f64 / bytes as f64,
         };
-        self.report.tokens_estimate = self.counted_tokens + (self.text_bytes as f64 * per_byte).round() as u64;
+        self.report.tokens_estimate =
+            self.counted_tokens + (self.text_bytes as f64 * per_byte).round() as u64;
     }
 }

@@ -82,8 +82,7 @@ impl Record {
                 let (counts, ids) = rest.split_first_chunk::<12>()?;
                 let (words, []) = ids.as_chunks::<4>() else { return None };
                 let (counts, _) = counts.as_chunks::<4>();
-                let [shared, chosen, rejected] =
-                    [0, 1, 2].map(|i| u32::from_le_bytes(counts[i]) as usize);
+                let [shared, chosen, rejected] = [0, 1, 2].map(|i| u32::from_le_bytes(counts[i]) as usize);
                 let total = shared.checked_add(chosen)?.checked_add(rejected)?;
                 if total != words.len() {
                     return None;
@@ -181,8 +180,7 @@ pub(super) struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// `index` is an empty file for the time of writing.
     pub(super) fn new(out: W, index: File) -> io::Result<Self> {
-        let mut writer =
-            Self { out, hash: Sha256::new(), at: 0, pairs: 0, index: io::BufWriter::new(index) };
+        let mut writer = Self { out, hash: Sha256::new(), at: 0, pairs: 0, index: io::BufWriter::new(index) };
         writer.write(MAGIC)?;
         Ok(writer)
     }

@@ -41,7 +41,9 @@ impl fmt::Display for DataReport {
             lines.push(("  truncated".into(), self.truncated, "lost the start of their prompt".into()));
         }
         lines.push(("dropped".into(), self.dropped_total(), String::new()));
-        lines.extend(self.dropped.iter().map(|(reason, &count)| (format!("  {reason}"), count, String::new())));
+        lines.extend(
+            self.dropped.iter().map(|(reason, &count)| (format!("  {reason}"), count, String::new())),
+        );
         let names = lines.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let counts: Vec<String> = lines.iter().map(|&(_, count, _)| grouped(count)).collect();
         let width = counts.iter().map(String::len).max().unwrap_or(0);
