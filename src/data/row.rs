@@ -76,9 +76,10 @@ impl Example {
     /// A null field counts as absent. A prompt that `chosen` and `rejected` repeat is not repeated. `system` or
     /// `system_prompt` (a string) comes before a prompt that has no system message of its own.
     ///
-    /// `score_field` names a completion's gold score. Where it is `overall_score`, the schema's own aggregate, and a
-    /// completion lacks it, the mean of `annotations.*.Rating` stands in, else `fine-grained_score`. Any other name
-    /// has no stand-in, so that a misspelt one is noticed: its completions are unscored.
+    /// `score_field` names a completion's gold score. Where it is `overall_score`, the schema's own aggregate, and no
+    /// completion of the row has it, the mean of `annotations.*.Rating` stands in for all of them, else
+    /// `fine-grained_score`: a row has one scale. Any other name has no stand-in, so that a misspelt one is noticed:
+    /// its completions are unscored.
     ///
     /// # Errors
     /// What was found and what was expected, as one line.

@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 
 /// The score field that UltraFeedback aggregates its ratings into; the one with stand-ins.
 const OVERALL: &str = "overall_score";
+/// The older aggregate, of rows that have no ratings.
+const FINE_GRAINED: &str = "fine-grained_score";
 
 /// A gold score: a finite number, also as a string. Null, NaN and `N/A` are no score.
 ///
@@ -26,23 +28,37 @@ pub(super) fn score(value: &Value, place: &str) -> Result<Option<f64>, String> {
     Ok(number.filter(|score| score.is_finite()))
 }
 
-/// The gold score of one completion, see [`super::Example::from_json`].
-pub(super) fn completion_score(
-    completion: &Map<String, Value>,
-    score_field: &str,
-    place: &str,
-) -> Result<Option<f64>, String> {
-    if let Some(value) = completion.get(score_field) {
-        return score(value, &format!("{place}.{score_field}"));
+/// Where the completions of one row have their gold scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale<'a> {
+    Field(&'a str),
+    /// The mean of `annotations.*.Rating`.
+    Ratings,
+}
+
+impl<'a> Scale<'a> {
+    /// The one scale that all completions of a row are compared on: ratings and overall scores have different ranges,
+    /// so a completion that lacks the row's scale is unscored rather than scored on another.
+    pub(super) fn of(completions: &[Value], score_field: &'a str) -> Self {
+        if score_field != OVERALL || completions.iter().any(|c| c.get(score_field).is_some()) {
+            return Scale::Field(score_field);
+        }
+        let rated = |completion: &Value| {
+            let rating = |aspect: &Value| score(aspect.get("Rating")?, "").ok().flatten();
+            let aspects = completion.get("annotations").and_then(Value::as_object);
+            aspects.is_some_and(|aspects| aspects.values().any(|aspect| rating(aspect).is_some()))
+        };
+        if completions.iter().any(rated) { Scale::Ratings } else { Scale::Field(FINE_GRAINED) }
     }
-    if score_field != OVERALL {
-        return Ok(None);
-    }
-    match mean_rating(completion.get("annotations"), place)? {
-        Some(mean) => Ok(Some(mean)),
-        None => completion
-            .get("fine-grained_score")
-            .map_or(Ok(None), |value| score(value, &format!("{place}.fine-grained_score"))),
+
+    /// The gold score of one completion, see [`super::Example::from_json`].
+    pub(super) fn score(self, completion: &Map<String, Value>, place: &str) -> Result<Option<f64>, String> {
+        match self {
+            Scale::Field(field) => {
+                completion.get(field).map_or(Ok(None), |value| score(value, &format!("{place}.{field}")))
+            }
+            Scale::Ratings => mean_rating(completion.get("annotations"), place),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which schema a row has, and how it becomes an [`Example`].
 
+use super::gold::Scale;
 use super::text::{keys, kind, label, messages, prompt, reply};
 use super::{Example, Message, Response, RowKind, gold, text};
 use serde_json::{Map, Value};
@@ -12,6 +13,14 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
     let Value::Object(mut fields) = row else {
         return Err(format!("found {}, expected a row: a JSON object", kind(&row)));
     };
+    // One side that is null beside the other is a response without text; elsewhere null means absent.
+    for (side, other) in [("chosen", "rejected"), ("rejected", "chosen")] {
+        if fields.get(other).is_some_and(|value| !value.is_null())
+            && let Some(value @ Value::Null) = fields.get_mut(side)
+        {
+            *value = Value::String(String::new());
+        }
+    }
     fields.retain(|_, value| !value.is_null());
     let row = Row(fields);
     match (row.has("chosen"), row.has("rejected")) {
@@ -175,10 +184,11 @@ impl Row {
             return Err("completions: expected a list of objects".into());
         };
         // `models` may be in another order than the completions, so it never names their models.
+        let scale = Scale::of(&completions, score_field);
         let responses = completions
             .into_iter()
             .enumerate()
-            .map(|(i, item)| completion(item, score_field, &format!("completions[{i}]")))
+            .map(|(i, item)| completion(item, scale, &format!("completions[{i}]")))
             .collect::<Result<_, _>>()?;
         let prompt = self.required_prompt()?;
         self.example(RowKind::Ranked, prompt, responses)
@@ -190,13 +200,15 @@ impl Row {
         };
         let scores = self.parallel_list("scores", items.len())?;
         let models = self.parallel_list("models", items.len())?;
+        let scale = Scale::of(&items, score_field);
         let mut responses = Vec::with_capacity(items.len());
         for (i, item) in items.into_iter().enumerate() {
             let place = format!("responses[{i}]");
             let mut response = match item {
                 Value::Object(fields) if fields.contains_key("response") => {
-                    completion(Value::Object(fields), score_field, &place)?
+                    completion(Value::Object(fields), scale, &place)?
                 }
+                Value::Null => Response { messages: Vec::new(), score: None, model: None },
                 item => Response { messages: reply(item, &place)?, score: None, model: None },
             };
             if let Some(scores) = &scores {
@@ -288,13 +300,15 @@ fn is_list_of_strings(value: &Value) -> bool {
 }
 
 /// One of `completions[]`.
-fn completion(item: Value, score_field: &str, place: &str) -> Result<Response, String> {
+fn completion(item: Value, scale: Scale<'_>, place: &str) -> Result<Response, String> {
     let Value::Object(mut fields) = item else {
         return Err(format!("{place}: found {}, expected an object", kind(&item)));
     };
-    let score = gold::completion_score(&fields, score_field, place)?;
+    let score = scale.score(&fields, place)?;
     let model = fields.swap_remove("model").and_then(label);
     match fields.swap_remove("response") {
+        // A generator that failed left nothing; what is empty is dropped and counted by who pairs the row.
+        Some(Value::Null) => Ok(Response { messages: Vec::new(), score, model }),
         Some(value) => Ok(Response { messages: reply(value, &format!("{place}.response"))?, score, model }),
         None => Err(format!("{place}: found the keys {}, expected \"response\"", keys(&fields))),
     }
