@@ -6,7 +6,7 @@ use rmtrain::Error;
 use rmtrain::data::config::SandboxConfig;
 use rmtrain::data::sandbox;
 use rmtrain::data::source::SourceFile;
-use rmtrain::data::split::{self, Heldout, MANIFEST, Manifest, SETS, SplitConfig};
+use rmtrain::data::split::{self, Heldout, MANIFEST, Manifest, SplitConfig};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,368 +1,270 @@
-use super::*;
+use super::{Example, Message, RowKind};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
-fn read(row: Value) -> Example {
-    Example::from_json(row, "overall_score").unwrap()
+fn read(value: Value) -> Example {
+    Example::from_json(value, "overall_score").unwrap()
 }
 
-fn reason(row: Value) -> String {
-    Example::from_json(row, "overall_score").unwrap_err()
+fn reason(value: Value) -> String {
+    Example::from_json(value, "overall_score").unwrap_err()
 }
 
-fn turn(role: &str, content: &str) -> Value {
-    json!({"role": role, "content": content})
+fn texts(messages: &[Message]) -> Vec<(&str, &str)> {
+    messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect()
 }
 
-/// `role:content` of every message, joined.
-fn shown(messages: &[Message]) -> String {
-    messages.iter().map(|m| format!("{}:{}", m.role, m.content)).collect::<Vec<_>>().join(" ")
+fn assert_is_pair(example: &Example, prompt: &[(&str, &str)], chosen: &str, rejected: &str) {
+    assert_eq!(example.kind, RowKind::Pair);
+    assert_eq!(texts(&example.prompt), prompt);
+    assert_eq!(texts(&example.responses[0].messages), [("assistant", chosen)]);
+    assert_eq!(texts(&example.responses[1].messages), [("assistant", rejected)]);
 }
 
-fn pair(row: Value) -> (String, String, String) {
-    let example = read(row);
-    assert_eq!((example.kind, example.responses.len()), (RowKind::Pair, 2));
-    let side = |i: usize| shown(&example.responses[i].messages);
-    (shown(&example.prompt), side(0), side(1))
-}
-
-fn parts(prompt: &str, chosen: &str, rejected: &str) -> (String, String, String) {
-    (prompt.into(), chosen.into(), rejected.into())
+fn scores(example: &Example) -> Vec<Option<f64>> {
+    example.responses.iter().map(|r| r.score).collect()
 }
 
 #[test]
-fn a_pair_of_texts_keeps_what_it_knows() {
+fn a_pair_of_strings_keeps_what_is_known_about_it() {
     let example = read(json!({
-        "prompt": "p", "chosen": "c", "rejected": "r", "chosen-model": "a", "rejected-model": "b",
-        "chosen-rating": 4.5, "score_rejected": "3", "margin": 0.25, "id": 7, "source": "s", "extra": [1]
+        "prompt": "p", "chosen": "c", "rejected": "r", "chosen-model": "m1", "rejected-model": "m2",
+        "chosen-rating": 4.5, "score_rejected": "2", "margin": 0.5, "id": 7, "source": "s",
     }));
-    assert_eq!(shown(&example.prompt), "user:p");
-    let [chosen, rejected] = &example.responses[..] else { panic!() };
-    assert_eq!(
-        (shown(&chosen.messages), chosen.score, chosen.model.as_deref()),
-        ("assistant:c".into(), Some(4.5), Some("a"))
-    );
-    assert_eq!((rejected.score, rejected.model.as_deref()), (Some(3.0), Some("b")));
-    assert_eq!(
-        (example.margin, example.id.as_deref(), example.source.as_deref()),
-        (Some(0.25), Some("7"), Some("s"))
-    );
-    let nested = read(json!({
-        "prompt": "p", "chosen": "c", "rejected": "r", "metadata": {"score_chosen": 2.0, "score_rejected": null}
-    }));
-    assert_eq!((nested.responses[0].score, nested.responses[1].score), (Some(2.0), None));
+    assert_is_pair(&example, &[("user", "p")], "c", "r");
+    assert_eq!(scores(&example), [Some(4.5), Some(2.0)]);
+    assert_eq!(example.responses[1].model.as_deref(), Some("m2"));
+    assert_eq!((example.id.as_deref(), example.source.as_deref()), (Some("7"), Some("s")));
+    assert_eq!(example.margin, Some(0.5));
 }
 
 #[test]
-fn prompts_stand_under_several_names() {
-    let sides = |mut row: Value| {
-        row["chosen"] = json!("c");
-        row["rejected"] = json!("r");
-        pair(row).0
-    };
-    assert_eq!(sides(json!({"instruction": "i"})), "user:i");
-    assert_eq!(sides(json!({"instruction": "i", "input": "x"})), "user:i\nx");
-    assert_eq!(sides(json!({"instruction": "i", "input": ""})), "user:i");
-    assert_eq!(sides(json!({"question": "q", "system": "s"})), "system:s user:q");
-    assert_eq!(
-        sides(json!({"prompt": [turn("system", "own"), turn("user", "q")], "system": "s"})),
-        "system:own user:q"
-    );
-    assert_eq!(sides(json!({"messages": [turn("user", "m")]})), "user:m");
-    assert_eq!(sides(json!({"prompt": null, "instruction": "i"})), "user:i");
+fn scores_in_the_metadata_count() {
+    let metadata = json!({"score_chosen": 9.0, "score_rejected": 8.0});
+    let example = read(json!({"prompt": "p", "chosen": "c", "rejected": "r", "metadata": metadata}));
+    assert_eq!(scores(&example), [Some(9.0), Some(8.0)]);
 }
 
 #[test]
-fn conversations_alone_share_their_prompt() {
-    let row = |chosen: Value, rejected: Value| json!({"chosen": chosen, "rejected": rejected});
-    let (u, v, a, b) = (turn("user", "u"), turn("user", "v"), turn("assistant", "a"), turn("assistant", "b"));
-    assert_eq!(pair(row(json!([u, a]), json!([u, b]))), parts("user:u", "assistant:a", "assistant:b"));
-    assert_eq!(
-        pair(row(json!([u, a, v, a]), json!([u, a, v, b]))),
-        parts("user:u assistant:a user:v", "assistant:a", "assistant:b")
-    );
-    // One goes on where the other ends: the reply that ends it stays a reply.
-    assert_eq!(
-        pair(row(json!([u, a]), json!([u, a, v, b]))),
-        parts("user:u", "assistant:a", "assistant:a user:v assistant:b")
-    );
-    assert_eq!(pair(row(json!([u, a]), json!([u, a]))), parts("user:u", "assistant:a", "assistant:a"));
-    assert_eq!(pair(row(json!([u]), json!([u, a]))), parts("user:u", "", "assistant:a"));
-    let differs = reason(row(json!([u, a]), json!([v, a])));
-    assert_eq!(
-        differs,
-        "chosen[0]: chosen and rejected differ in a message of \"user\", expected the same prompt"
-    );
-    assert!(reason(row(json!([a]), json!([b]))).contains("no message in common"));
-}
-
-#[test]
-fn a_prompt_that_both_sides_repeat_is_not_doubled() {
-    let (s, u, a, b) =
-        (turn("system", "s"), turn("user", "u"), turn("assistant", "a"), turn("assistant", "b"));
-    let row = |prompt: Value, chosen: Value, rejected: Value| {
-        pair(json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}))
-    };
-    let plain = parts("user:u", "assistant:a", "assistant:b");
-    assert_eq!(row(json!("u"), json!([u, a]), json!([u, b])), plain);
-    assert_eq!(row(json!([u]), json!([u, a]), json!([u, b])), plain);
-    assert_eq!(row(json!([u]), json!([a]), json!([b])), plain);
-    assert_eq!(row(json!("u"), json!([a]), json!("b")), plain);
-    // The column leaves out the system message, or the sides do.
-    let with_system = parts("system:s user:u", "assistant:a", "assistant:b");
-    assert_eq!(row(json!("u"), json!([s, u, a]), json!([s, u, b])), with_system);
-    assert_eq!(row(json!([s, u]), json!([u, a]), json!([u, b])), with_system);
-    // The column holds the last turn of several.
-    let (t, x) = (turn("user", "t"), turn("assistant", "x"));
-    assert_eq!(
-        row(json!("u"), json!([t, x, u, a]), json!([t, x, u, b])),
-        parts("user:t assistant:x user:u", "assistant:a", "assistant:b")
-    );
-    let other = reason(json!({"prompt": "other", "chosen": [u, a], "rejected": [u, b]}));
-    assert_eq!(
-        other,
-        "chosen: starts with a message of \"user\" that does not repeat the prompt, expected the assistant's"
+fn a_prompt_that_the_conversations_repeat_is_taken_once() {
+    let user = json!({"role": "user", "content": "p"});
+    let system = json!({"role": "system", "content": "s"});
+    let says = |text: &str| json!({"role": "assistant", "content": text});
+    let (c, r) = (json!([user, says("c")]), json!([user, says("r")]));
+    assert_is_pair(&read(json!({"prompt": "p", "chosen": c, "rejected": r})), &[("user", "p")], "c", "r");
+    assert_is_pair(&read(json!({"prompt": [user], "chosen": c, "rejected": r})), &[("user", "p")], "c", "r");
+    assert_is_pair(&read(json!({"chosen": c, "rejected": r})), &[("user", "p")], "c", "r");
+    assert_is_pair(&read(json!({"prompt": null, "chosen": c, "rejected": r})), &[("user", "p")], "c", "r");
+    let with_system = [("system", "s"), ("user", "p")];
+    let example = read(json!({"prompt": [system, user], "chosen": c, "rejected": r}));
+    assert_is_pair(&example, &with_system, "c", "r");
+    let (c, r) = (json!([system, user, says("c")]), json!([system, user, says("r")]));
+    assert_is_pair(&read(json!({"prompt": "p", "chosen": c, "rejected": r})), &with_system, "c", "r");
+    let (c, r) = (json!([says("c")]), json!([says("r")]));
+    assert_is_pair(&read(json!({"prompt": "p", "chosen": c, "rejected": r})), &[("user", "p")], "c", "r");
+    assert_is_pair(
+        &read(json!({"prompt": [user], "chosen": "c", "rejected": "r"})),
+        &[("user", "p")],
+        "c",
+        "r",
     );
 }
 
 #[test]
-fn null_fields_of_messages_are_absent_and_others_stay() {
-    let example = read(json!({
-        "prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, "b"], "name": "n", "tool_calls": null}],
-        "chosen": {"role": "assistant", "content": null, "tool_calls": [1]}, "rejected": "r"
-    }));
-    assert_eq!(example.prompt[0].content, "ab");
-    assert_eq!(Value::Object(example.prompt[0].extra.clone()), json!({"name": "n"}));
-    assert_eq!(Value::Object(example.responses[0].messages[0].extra.clone()), json!({"tool_calls": [1]}));
+fn the_last_message_is_a_response_even_where_both_are_equal() {
+    let same = json!([{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]);
+    assert_is_pair(&read(json!({"chosen": same, "rejected": same})), &[("user", "p")], "x", "x");
 }
 
 #[test]
-fn ultrafeedback_takes_the_order_of_its_completions() {
-    let example = read(json!({
-        "source": "flan", "instruction": "i", "models": ["b", "a", "c"],
-        "completions": [
-            {"model": "a", "response": "ra", "overall_score": 7.5, "fine-grained_score": 1.0},
-            {"model": "b", "response": "rb", "overall_score": null,
-             "annotations": {"x": {"Rating": "4"}, "y": {"Rating": "1"}, "z": {"Rating": "N/A"}}},
-            {"model": "c", "response": "rc", "fine-grained_score": 2.5},
-        ]
-    }));
-    assert_eq!(example.kind, RowKind::Ranked);
-    let found: Vec<_> = example.responses.iter().map(|r| (r.model.as_deref().unwrap(), r.score)).collect();
-    assert_eq!(found, [("a", Some(7.5)), ("b", None), ("c", Some(2.5))]);
-    assert!(read(json!({"instruction": "i", "completions": []})).responses.is_empty());
-}
-
-#[test]
-fn ratings_stand_in_for_the_default_score_field_only() {
-    let row = json!({"instruction": "i", "completions": [
-        {"response": "r", "annotations": {"x": {"Rating": "4"}, "y": {"Rating": 1}, "z": {"Rating": "N/A"}, "w": {}}}
-    ]});
-    assert_eq!(read(row.clone()).responses[0].score, Some(2.5));
-    assert_eq!(Example::from_json(row, "overal_score").unwrap().responses[0].score, None);
-}
-
-#[test]
-fn scores_that_are_no_numbers() {
-    let with = |score: Value| {
-        let row = json!({"instruction": "i", "completions": [{"response": "r", "overall_score": score}]});
-        Example::from_json(row, "overall_score").map(|e| e.responses[0].score)
-    };
-    for none in [json!(null), json!("N/A"), json!("NaN"), json!("")] {
-        assert_eq!(with(none), Ok(None));
-    }
-    assert_eq!(with(json!(" 3.5 ")), Ok(Some(3.5)));
-    let bad = "completions[0].overall_score: found the string \"high\", expected a number";
-    assert_eq!(with(json!("high")), Err(bad.into()));
-    assert!(with(json!([1])).unwrap_err().ends_with("found a list, expected a number"));
-}
-
-#[test]
-fn k_responses_in_lists_and_in_numbered_columns() {
-    let lists = read(
-        json!({"prompt": "p", "responses": ["a", [turn("assistant", "b")], {"response": "c", "model": "m"}],
-        "scores": [1, null, "2.5"], "models": ["x", null, null]}),
-    );
-    let found: Vec<_> =
-        lists.responses.iter().map(|r| (shown(&r.messages), r.score, r.model.clone())).collect();
-    assert_eq!(found[0], ("assistant:a".into(), Some(1.0), Some("x".into())));
-    assert_eq!(found[1], ("assistant:b".into(), None, None));
-    assert_eq!(found[2], ("assistant:c".into(), Some(2.5), Some("m".into())));
-    assert_eq!(read(json!({"prompt": "p", "responses": []})).kind, RowKind::Ranked);
-
-    let columns = read(json!({"instruction": "i", "response_1_text": "a", "response_2_text": null,
-        "response_3_text": "c", "response_4_text": null, "all_scores": [1.0, 2.0, 3.0, null]}));
-    let found: Vec<_> = columns.responses.iter().map(|r| (shown(&r.messages), r.score)).collect();
-    assert_eq!(found, [("assistant:a".into(), Some(1.0)), ("assistant:c".into(), Some(3.0))]);
-
-    let short = json!({"prompt": "p", "responses": ["a", "b"], "scores": [1]});
-    assert_eq!(reason(short), "scores: found 1 entries, expected 2, one a response");
-    let short = json!({"prompt": "p", "response_1_text": "a", "response_2_text": "b", "all_scores": [1]});
-    assert_eq!(reason(short), "all_scores: found 1 scores, expected 2");
-}
-
-#[test]
-fn lists_of_right_and_wrong_answers_are_graded() {
-    let example =
-        read(json!({"id": 8, "prompt": "p", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]}));
-    assert_eq!(example.kind, RowKind::Ranked);
-    let found: Vec<_> = example.responses.iter().map(|r| (shown(&r.messages), r.score.unwrap())).collect();
-    assert_eq!(found[2], ("assistant:c".into(), 1.0));
-    assert_eq!(found[3], ("assistant:d".into(), 0.0));
-    let mixed = json!({"prompt": "p", "chosen": ["a", 1], "rejected": ["d"]});
-    assert_eq!(reason(mixed), "chosen[1]: found a number, expected a string");
-    let uneven = json!({"prompt": "p", "chosen": ["a"], "rejected": "d"});
-    assert!(reason(uneven).starts_with("rejected: found"));
-}
-
-#[test]
-fn sharegpt_and_stack_exchange_pairs() {
-    let sharegpt = json!({
-        "conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}],
-        "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}
-    });
-    assert_eq!(pair(sharegpt), parts("system:s user:h", "assistant:a", "assistant:b"));
-    let stack = json!({"question": "q", "response_j": "a", "response_k": "b"});
-    assert_eq!(pair(stack), parts("user:q", "assistant:a", "assistant:b"));
-    let speaker =
-        json!({"conversations": [{"from": "narrator", "value": "x"}], "chosen": "a", "rejected": "b"});
+fn conversations_that_contradict_the_prompt_are_refused() {
+    let chat = |user: &str, text: &str| json!([{"role": "user", "content": user}, {"role": "assistant", "content": text}]);
+    let found = reason(json!({"prompt": "p", "chosen": chat("other", "c"), "rejected": chat("other", "r")}));
     assert!(
-        reason(speaker).starts_with("conversations[0].from: found \"narrator\", expected human, user, gpt")
+        found.contains("chosen: starts with a message of \"user\" that does not repeat the prompt"),
+        "{found}"
     );
+    let found = reason(json!({"chosen": chat("a", "c"), "rejected": chat("b", "r")}));
+    assert!(found.contains("differ in a message of \"user\""), "{found}");
+    let found = reason(json!({"chosen": "c", "rejected": "r", "extra": 1}));
+    assert!(found.contains("without a prompt") && found.contains("extra"), "{found}");
+}
+
+#[test]
+fn share_gpt_and_stack_exchange_pairs() {
+    let example = read(json!({
+        "conversations": [
+            {"from": "system", "value": "s"}, {"from": "human", "value": "a"},
+            {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"},
+        ],
+        "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"},
+    }));
+    let prompt = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")];
+    assert_is_pair(&example, &prompt, "good", "bad");
+    let example = read(json!({"question": "q", "response_j": "good", "response_k": "bad"}));
+    assert_is_pair(&example, &[("user", "q")], "good", "bad");
+    let found =
+        reason(json!({"conversations": [{"from": "alien", "value": "x"}], "chosen": "a", "rejected": "b"}));
+    assert!(found.contains("conversations[0].from: found \"alien\""), "{found}");
+}
+
+#[test]
+fn instruction_input_and_system_make_the_prompt() {
+    let row = json!({"system": "s", "instruction": "do", "input": "this", "chosen": "c", "rejected": "r"});
+    assert_is_pair(&read(row), &[("system", "s"), ("user", "do\nthis")], "c", "r");
+    let row = json!({"system": "", "question": "q", "chosen": "c", "rejected": "r"});
+    assert_is_pair(&read(row), &[("user", "q")], "c", "r");
+}
+
+#[test]
+fn lists_of_chosen_and_rejected_strings_are_ranked() {
+    let example = read(json!({"prompt": "p", "chosen": ["a", "b"], "rejected": ["c"]}));
+    assert_eq!((example.kind, scores(&example)), (RowKind::Ranked, vec![Some(1.0), Some(1.0), Some(0.0)]));
+    assert_eq!(texts(&example.responses[2].messages), [("assistant", "c")]);
+}
+
+#[test]
+fn ultra_feedback_completions_name_their_models() {
+    let example = read(json!({
+        "source": "s", "instruction": "p", "models": ["y", "x", "w", "v"],
+        "completions": [
+            {"model": "x", "response": "1", "overall_score": 7.5, "fine-grained_score": 1.0},
+            {"model": "y", "response": "2", "overall_score": null},
+            {"model": "z", "response": "3"},
+            {"model": "v", "response": null, "overall_score": "6"},
+        ],
+    }));
+    assert_eq!(scores(&example), [Some(7.5), None, None, Some(6.0)]);
+    let models: Vec<_> = example.responses.iter().map(|r| r.model.as_deref().unwrap()).collect();
+    assert_eq!(models, ["x", "y", "z", "v"]);
+    assert!(example.responses[3].messages.is_empty());
+    assert!(read(json!({"instruction": "p", "completions": []})).responses.is_empty());
+}
+
+#[test]
+fn without_the_score_field_a_row_has_one_other_scale() {
+    let rated = |ratings: &[&str]| {
+        let aspects: serde_json::Map<String, Value> =
+            ratings.iter().enumerate().map(|(i, r)| (i.to_string(), json!({"Rating": r}))).collect();
+        json!({"model": "m", "response": "x", "annotations": aspects, "fine-grained_score": 9.0})
+    };
+    let example =
+        read(json!({"instruction": "p", "completions": [rated(&["2", "N/A", "5"]), rated(&["N/A"])]}));
+    assert_eq!(scores(&example), [Some(3.5), None]);
+    let example = read(json!({"instruction": "p", "completions": [rated(&[]), rated(&["N/A"])]}));
+    assert_eq!(scores(&example), [Some(9.0), Some(9.0)]);
+    let mut scored = rated(&["5"]);
+    scored["overall_score"] = json!(1);
+    let example = read(json!({"instruction": "p", "completions": [scored, rated(&["4"])]}));
+    assert_eq!(scores(&example), [Some(1.0), None]);
+    let row = json!({"instruction": "p", "completions": [rated(&["5"]), rated(&["4"])]});
+    assert_eq!(scores(&Example::from_json(row, "overal_score").unwrap()), [None, None]);
+}
+
+#[test]
+fn a_null_response_is_one_without_text() {
+    let example = read(json!({"prompt": "p", "chosen": null, "rejected": "r"}));
+    assert_eq!(texts(&example.responses[0].messages), [("assistant", "")]);
+    assert!(read(json!({"prompt": "p", "responses": [null, "a"]})).responses[0].messages.is_empty());
+}
+
+#[test]
+fn k_responses_with_and_without_scores() {
+    let example =
+        read(json!({"prompt": "p", "responses": ["a", "b"], "scores": [1, null], "models": ["x", "y"]}));
+    assert_eq!((example.kind, scores(&example)), (RowKind::Ranked, vec![Some(1.0), None]));
+    assert_eq!(example.responses[0].model.as_deref(), Some("x"));
+    let example = read(json!({"instruction": "p", "responses": ["a"]}));
+    assert_eq!(scores(&example), [None]);
+    let example = read(
+        json!({"prompt": "p", "response_1_text": "a", "response_2_text": "b", "all_scores": [0.5, 2.0]}),
+    );
+    assert_eq!(scores(&example), [Some(0.5), Some(2.0)]);
+    let found = reason(json!({"prompt": "p", "responses": ["a"], "scores": [1, 2]}));
+    assert_eq!(found, "scores: found 2 entries, expected 1, one a response");
+    let found = reason(json!({"prompt": "p", "responses": ["a"], "scores": ["good"]}));
+    assert_eq!(found, "scores[0]: found the string \"good\", expected a number");
 }
 
 #[test]
 fn rows_to_score() {
-    let single = |row: Value| {
-        let example = read(row);
-        assert_eq!((example.kind, example.responses.len()), (RowKind::Single, 1));
-        (shown(&example.prompt), shown(&example.responses[0].messages))
-    };
-    let expected = ("user:p".to_owned(), "assistant:r".to_owned());
-    assert_eq!(single(json!({"prompt": "p", "response": "r"})), expected);
-    assert_eq!(single(json!({"messages": [turn("user", "p"), turn("assistant", "r")]})), expected);
+    let example = read(json!({"prompt": "p", "response": "a"}));
     assert_eq!(
-        single(json!({"prompt": "p", "response": [turn("user", "p"), turn("assistant", "r")]})),
-        expected
+        (example.kind, texts(&example.conversation(0))),
+        (RowKind::Single, vec![("user", "p"), ("assistant", "a")])
     );
-    let conversation =
-        json!({"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "r"}]});
-    assert_eq!(single(conversation), expected);
-    let unanswered = reason(json!({"messages": [turn("user", "p")]}));
-    assert_eq!(unanswered, "messages: ends with a message of \"user\", expected the assistant's to score");
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    let chat =
+        json!([{"role": "user", "content": "p", "name": "n"}, {"role": "assistant", "content": parts}]);
+    let example = read(json!({"messages": chat}));
+    assert_eq!(texts(&example.conversation(0)), [("user", "p"), ("assistant", "ab")]);
+    assert_eq!(example.prompt[0].extra["name"], "n");
 }
 
 #[test]
-fn reasons_say_what_was_found_and_expected() {
-    let unknown = reason(json!({"text": "a", "label": 1}));
-    assert!(
-        unknown.starts_with("found the keys text, label; expected a pair (prompt + chosen + rejected;"),
-        "{unknown}"
-    );
-    assert!(reason(json!({})).starts_with("found the keys (none);"));
+fn what_is_no_row_says_what_was_found_and_expected() {
+    let found = reason(json!({"text": "x", "label": 1}));
+    assert!(found.contains("text, label") && found.contains("completions[]"), "{found}");
     assert_eq!(reason(json!([1])), "found a list, expected a row: a JSON object");
-    assert_eq!(
-        reason(json!({"prompt": "p", "chosen": "c", "rejected": null})),
-        "found chosen without rejected, expected both"
-    );
-    assert_eq!(
-        reason(json!({"prompt": "p", "chosen": 3, "rejected": "r"})),
-        "chosen: found a number, expected a string or messages"
-    );
+    assert!(reason(json!({"prompt": "p", "chosen": "c"})).contains("chosen without rejected"));
+    assert!(reason(json!({"response": "r"})).contains("expected a prompt"));
+    assert!(reason(json!({"messages": []})).contains("an empty list"));
+    assert!(reason(json!({"prompt": 3, "response": "r"})).contains("prompt: found a number"));
+    assert!(reason(json!({"prompt": "p", "completions": 3})).contains("completions: expected a list"));
     assert!(
-        reason(json!({"chosen": "c", "rejected": "r", "id": 1}))
-            .contains("without a prompt (other keys: id)")
+        reason(json!({"prompt": "p", "completions": [{"model": "m"}]})).contains("expected \"response\"")
     );
-    assert_eq!(
-        reason(json!({"prompt": [turn("user", "u"), {"text": "x"}], "chosen": "c", "rejected": "r"})),
-        "prompt[1]: found the keys text, expected \"role\" and \"content\" (or \"from\" and \"value\")"
-    );
-    assert_eq!(
-        reason(json!({"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"})),
-        "prompt[0]: a message of \"user\" without content, expected a string"
-    );
-    assert_eq!(
-        reason(json!({"prompt": [], "chosen": "c", "rejected": "r"})),
-        "prompt: found an empty list, expected a list of messages"
-    );
-    assert_eq!(
-        reason(json!({"prompt": "p", "chosen": [], "rejected": []})),
-        "chosen: found an empty list, expected a list of messages"
-    );
-    assert_eq!(
-        reason(json!({"prompt": "p", "chosen": "c", "rejected": "r", "margin": "big"})),
-        "margin: found the string \"big\", expected a number"
-    );
-    assert_eq!(
-        reason(json!({"instruction": "i", "completions": [{"response": "a"}, {"model": "m"}]})),
-        "completions[1]: found the keys (none), expected \"response\""
-    );
-    assert_eq!(
-        reason(json!({"instruction": "i", "completions": ["a"]})),
-        "completions[0]: found the string \"a\", expected an object"
-    );
+    assert!(reason(json!({"messages": [{"role": 1}]})).contains("role: found a number"));
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,4}".prop_map(Value::from),
+    ];
     let key = prop::sample::select(vec![
         "prompt",
         "chosen",
         "rejected",
-        "messages",
-        "conversations",
         "completions",
-        "response",
         "responses",
         "scores",
         "models",
-        "instruction",
-        "response_1_text",
-        "response_2_text",
-        "all_scores",
+        "messages",
         "role",
         "content",
         "from",
         "value",
-        "margin",
-        "id",
-        "system",
-        "overall_score",
+        "response",
+        "conversations",
         "annotations",
+        "Rating",
+        "response_1_text",
+        "all_scores",
+        "instruction",
+        "margin",
         "metadata",
-        "response_j",
-        "response_k",
-        "question",
+        "score_chosen",
+        "overall_score",
+        "text",
     ]);
-    let text =
-        prop::sample::select(vec!["", "user", "assistant", "system", "human", "gpt", "x", "1.5", "N/A"]);
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        text.prop_map(Value::from),
-    ];
-    leaf.prop_recursive(5, 64, 8, move |inner| {
+    leaf.prop_recursive(4, 64, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((key.clone(), inner), 0..8).prop_map(|fields| fields
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v))
-                .collect::<Map<_, _>>()
-                .into()),
+            prop::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_string(), v)).collect()),
         ]
     })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
     #[test]
-    fn any_json_is_an_example_or_a_reason(row in any_json()) {
-        match Example::from_json(row, "overall_score") {
-            Ok(example) => match example.kind {
-                RowKind::Pair => prop_assert_eq!(example.responses.len(), 2),
-                RowKind::Single => prop_assert_eq!(example.responses.len(), 1),
-                RowKind::Ranked => {}
+    fn no_value_panics_and_refusals_say_why(value in any_json()) {
+        match Example::from_json(value, "overall_score") {
+            Ok(example) => for i in 0..example.responses.len() {
+                prop_assert!(example.conversation(i).len() >= example.prompt.len());
             },
             Err(reason) => prop_assert!(!reason.is_empty()),
         }
