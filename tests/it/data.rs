@@ -146,7 +146,8 @@ fn object() -> impl Strategy<Value = Value> {
         "\\PC{0,12}".prop_map(Value::from),
         "[\\\\\"{}\\[\\],\n ]{0,8}".prop_map(Value::from),
     ];
-    prop::collection::vec(("\\PC{0,6}", leaf), 0..5)
+    // At least one field: `{}` looks the same in every layout, and the first line is what tells them apart.
+    prop::collection::vec(("\\PC{0,6}", leaf), 1..5)
         .prop_map(|fields| Value::Object(fields.into_iter().collect()))
 }
 
@@ -507,7 +508,7 @@ fn damage_on_disk_comes_in_the_place_of_its_step_and_ends_the_loading() {
     let spool = world.folder.path().join("store/pairs.spool");
     let mut bytes = fs::read(&spool).unwrap();
     let at = bytes.windows(9).position(|w| w == b"prompt 25").unwrap();
-    bytes[at - 40..at].fill(0);
+    bytes[at..at + 9].fill(0);
     // Written in place: the store has the file open.
     let mut file = fs::File::options().write(true).open(&spool).unwrap();
     file.write_all(&bytes).unwrap();
@@ -537,8 +538,8 @@ fn real_data_sets_are_read() {
         (
             "ultrafeedback_pairs.jsonl",
             1000,
-            885,
-            vec![(DropReason::Empty, 2), (DropReason::Identical, 4), (DropReason::Tied, 109)],
+            884,
+            vec![(DropReason::Empty, 2), (DropReason::Identical, 4), (DropReason::Tied, 110)],
         ),
         ("sharegpt_pairs.json", 300, 300, vec![]),
         ("stack_exchange_paired_tiny.json", 25, 25, vec![]),

@@ -64,11 +64,14 @@ impl Bench {
     }
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder with its bytes, but for a run's `data/`, which is a cache.
 fn listing(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("run/data") {
+            continue;
+        }
         if path.is_dir() {
             found.extend(listing(&path));
         } else {

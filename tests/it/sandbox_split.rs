@@ -304,7 +304,7 @@ fn the_verbs_name_what_is_wrong() {
     };
     refused(&["sandbox"], "--out");
     refused(&["sandbox", "--out", "x", "--prompts", "3"], "found 3 prompts, expected 20 to 100000");
-    refused(&["sandbox", "--out", "x", "--seed", "-1"], "--seed");
+    refused(&["sandbox", "--out", "x", "--seed", "x"], "--seed");
     refused(&["split", "--input", "none.jsonl", "--out", "x"], "none.jsonl");
     refused(&["split", "--input", "none*.jsonl", "--out", "x"], "none*.jsonl");
     input(root.path(), 20);

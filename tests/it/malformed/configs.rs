@@ -192,7 +192,12 @@ fn the_sound_configuration_is_accepted() {
 fn one_thing_wrong() {
     for (from, to, needles) in REPLACED {
         assert!(SOUND.contains(from), "{from:?} is not in the sound configuration");
-        refused(to, SOUND.replacen(from, to, 1).as_bytes(), &[], needles);
+        let mut config = SOUND.replacen(from, to, 1);
+        if from.starts_with("sandbox") {
+            // The sandbox's tokenizer goes with its data; what is wrong here is the data alone.
+            config = config.replacen("tokenizer = \"sandbox\"", "tokenizer = \"none/here\"", 1);
+        }
+        refused(to, config.as_bytes(), &[], needles);
     }
 }
 

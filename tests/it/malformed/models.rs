@@ -55,6 +55,7 @@ fn tokenizer() -> Value {
 fn tokenizer_config() -> Value {
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "eos_token": "</s>",
+        "pad_token": "<s>",
         "chat_template": "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
     })
 }

