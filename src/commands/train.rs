@@ -83,7 +83,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         eval_options: eval::Options {
             max_length: config.data.max_length,
             overlong: config.data.overlong,
-            batch_tokens: config.train.micro_batch_tokens,
+            batch_tokens: eval::DEFAULT_BATCH_TOKENS,
         },
         eval_sets: sources.eval_sets(&config.data),
         total_steps,

@@ -4,6 +4,7 @@ use super::gemm::{Matrix, Threads, matmul};
 use super::host;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// An f32 sum that micro-batches add to. Starts at zero.
 #[derive(Debug, Clone)]
@@ -43,20 +44,43 @@ impl Accumulator {
         self.0.set(&(self.0.as_tensor() + term)?)
     }
 
-    /// Adds `lhs^T . rhs`: the weight gradient of a linear layer from `dy` [N, out] and `x` [N, in].
-    pub fn add_transposed_product(&self, lhs: &Tensor, rhs: &Tensor) -> Result<()> {
-        if host::is_host_f32(&self.0) {
-            let ((n, rows), (_, columns)) = (lhs.dims2()?, rhs.dims2()?);
-            return host::with(lhs, |lhs| {
-                host::with(rhs, |rhs| {
-                    self.edit(|sum| {
-                        let lhs = Matrix::new(lhs, n, rows).transposed();
-                        matmul(sum, columns, true, lhs, Matrix::new(rhs, n, columns), Threads::Pool);
-                    })
-                })?
-            })?;
+    /// Adds `lhs^T . rhs`, group of rows by group: the weight gradient of a linear layer from `dy` [N, out] and `x`
+    /// [N, in].
+    ///
+    /// On the CPU the groups are added one after the other, so that the sum does not depend on which of them happen
+    /// to be computed together.
+    pub fn add_transposed_product(&self, lhs: &Tensor, rhs: &Tensor, groups: &[Range<usize>]) -> Result<()> {
+        if !host::is_host_f32(&self.0) {
+            return self.add(&lhs.t()?.matmul(rhs)?);
         }
-        self.add(&lhs.t()?.matmul(rhs)?)
+        let ((_, rows), (_, columns)) = (lhs.dims2()?, rhs.dims2()?);
+        host::with(lhs, |lhs| {
+            host::with(rhs, |rhs| {
+                self.edit(|sum| {
+                    for group in groups {
+                        let lhs = Matrix::new(&lhs[group.start * rows..], group.len(), rows).transposed();
+                        let rhs = Matrix::new(&rhs[group.start * columns..], group.len(), columns);
+                        matmul(sum, columns, true, lhs, rhs, Threads::Pool);
+                    }
+                })
+            })?
+        })?
+    }
+
+    /// Adds, group by group, sums over rows on the CPU: `add_row(row, partial)` adds one row to a partial sum.
+    pub(super) fn add_row_sums(
+        &self,
+        groups: &[Range<usize>],
+        add_row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        let columns = self.0.elem_count();
+        let sums: Vec<Vec<f32>> =
+            groups.par_iter().map(|group| host::sum_over_rows(group.clone(), columns, &add_row)).collect();
+        self.edit(|total| {
+            for sum in sums {
+                total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
+            }
+        })
     }
 
     /// Adds row `i` of `rows` [N, H] to row `slots[i]` of the sum [U, H].
@@ -139,8 +163,8 @@ mod tests {
         let acc = Accumulator::zeros((2, 3), &like)?;
         let dy = Tensor::new(&[[1f32, 2.], [3., 4.]], &cpu)?;
         let x = Tensor::new(&[[1f32, 0., 1.], [0., 1., 1.]], &cpu)?;
-        acc.add_transposed_product(&dy, &x)?;
-        acc.add_transposed_product(&dy, &x)?;
+        acc.add_transposed_product(&dy, &x, std::slice::from_ref(&(0..2)))?;
+        acc.add_transposed_product(&dy, &x, &[0..1, 1..2])?;
         assert_eq!(acc.tensor().to_vec2::<f32>()?, [[2., 6., 8.], [4., 8., 12.]]);
         acc.add_rows(&[1, 1], &x)?;
         acc.add(&Tensor::ones((2, 3), DType::F32, &cpu)?)?;

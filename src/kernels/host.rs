@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Whether the fused CPU kernels apply.
 pub(crate) fn is_host_f32(t: &Tensor) -> bool {
@@ -29,18 +30,19 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
 /// reductions add in one order.
 pub(crate) const ROWS_PER_TASK: usize = 32;
 
-/// Sums `columns` values over rows: every task of [`ROWS_PER_TASK`] rows fills its own partial, and the partials
-/// are added in order, so the result does not depend on the number of threads.
+/// Sums `columns` values over rows: partials of [`ROWS_PER_TASK`] rows each, added in order, so that the result does
+/// not depend on the number of threads.
 pub(crate) fn sum_over_rows(
-    rows: usize,
+    rows: Range<usize>,
     columns: usize,
     add_row: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let partials: Vec<Vec<f32>> = (0..rows.div_ceil(ROWS_PER_TASK))
+    let partials: Vec<Vec<f32>> = (0..rows.len().div_ceil(ROWS_PER_TASK))
         .into_par_iter()
         .map(|task| {
             let mut partial = vec![0.0; columns];
-            for row in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(rows) {
+            let start = rows.start + task * ROWS_PER_TASK;
+            for row in start..(start + ROWS_PER_TASK).min(rows.end) {
                 add_row(row, &mut partial);
             }
             partial

@@ -6,9 +6,11 @@
 //!     return weight * (x * r)
 //! ```
 
+use super::Accumulator;
 use super::host::{self, ROWS_PER_TASK};
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// `x` [N, H], `weight` [H] to [N, H].
 pub fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -32,14 +34,23 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     host::tensor(y, (n, width))
 }
 
-/// Gradients of `x` [N, H] and `weight` [H] (f32).
-pub fn backward(dy: &Tensor, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+/// Adds the gradient of `weight` [H], group of rows by group, and returns that of `x` [N, H].
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    weight_gradient: &Accumulator,
+    groups: &[Range<usize>],
+) -> Result<Tensor> {
     if !host::is_host_f32(x) {
-        return composed_backward(dy, x, weight, eps);
+        let (dx, d_weight) = composed_backward(dy, x, weight, eps)?;
+        weight_gradient.add(&d_weight)?;
+        return Ok(dx);
     }
     let (n, width) = x.dims2()?;
     let mut dx = vec![0.0f32; n * width];
-    let dweight = host::with(dy, |dy| {
+    host::with(dy, |dy| {
         host::with(x, |x| {
             host::with(weight, |weight| {
                 dx.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, dx)| {
@@ -48,15 +59,15 @@ pub fn backward(dy: &Tensor, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(T
                         backward_row(dx, &dy[at..at + width], &x[at..at + width], weight, eps);
                     }
                 });
-                host::sum_over_rows(n, width, |row, sum| {
-                    let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
-                    let r = inverse_rms(x, eps);
-                    sum.iter_mut().zip(dy).zip(x).for_each(|((s, dy), x)| *s += dy * (x * r));
-                })
+            })?;
+            weight_gradient.add_row_sums(groups, |row, sum| {
+                let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
+                let r = inverse_rms(x, eps);
+                sum.iter_mut().zip(dy).zip(x).for_each(|((s, dy), x)| *s += dy * (x * r));
             })
-        })?
-    })??;
-    Ok((host::tensor(dx, (n, width))?, host::tensor(dweight, width)?))
+        })
+    })???;
+    host::tensor(dx, (n, width))
 }
 
 fn inverse_rms(x: &[f32], eps: f64) -> f32 {
@@ -115,19 +126,21 @@ mod tests {
     fn fused_equals_composed() -> Result<()> {
         let (x, w, dy) = (wave((70, 48), 0.3)?, wave(48, 0.7)?, wave((70, 48), 0.9)?);
         assert_close(&forward(&x, &w, 1e-5)?, &composed_forward(&x, &w, 1e-5)?, 1e-6);
-        let (dx, dw) = backward(&dy, &x, &w, 1e-5)?;
+        let dw = Accumulator::zeros(48, &w)?;
+        let dx = backward(&dy, &x, &w, 1e-5, &dw, &[0..40, 40..70])?;
         let (dx_ref, dw_ref) = composed_backward(&dy, &x, &w, 1e-5)?;
         assert_close(&dx, &dx_ref, 2e-6);
-        assert_close(&dw, &dw_ref, 1e-5);
+        assert_close(dw.tensor(), &dw_ref, 1e-5);
         Ok(())
     }
 
     #[test]
     fn backward_matches_finite_differences() -> Result<()> {
         let (x, w, dy) = (wave((3, 8), 0.3)?, wave(8, 0.7)?, wave((3, 8), 0.9)?);
-        let (dx, dw) = backward(&dy, &x, &w, 1e-5)?;
+        let dw = Accumulator::zeros(8, &w)?;
+        let dx = backward(&dy, &x, &w, 1e-5, &dw, &[0..1, 1..3])?;
         assert_close(&dx, &finite_difference(&x, &dy, |x| forward(x, &w, 1e-5))?, 2e-3);
-        assert_close(&dw, &finite_difference(&w, &dy, |w| forward(&x, w, 1e-5))?, 2e-3);
+        assert_close(dw.tensor(), &finite_difference(&w, &dy, |w| forward(&x, w, 1e-5))?, 2e-3);
         Ok(())
     }
 }

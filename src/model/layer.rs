@@ -5,6 +5,7 @@ use crate::kernels::attention::{self, Heads};
 use crate::kernels::{embedding, linear, rms_norm, rope, rope::Table, swiglu};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use candle_core::{Result, Tensor};
+use std::ops::Range;
 
 /// A projection's parameters.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +23,7 @@ impl Linear {
     fn backward(&self, step: &Backward, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.map(|bias| step.gradients.sum(bias));
         let weight = step.parameters.tensor(self.weight);
-        linear::backward(dy, x, weight, step.gradients.sum(self.weight), bias)
+        linear::backward(dy, x, weight, step.gradients.sum(self.weight), bias, step.groups)
     }
 }
 
@@ -62,9 +63,11 @@ impl<'a> Context<'a> {
 }
 
 /// What a backward pass reads and adds to.
-pub(super) struct Backward<'a> {
-    pub parameters: &'a Parameters,
-    pub gradients: &'a Gradients,
+struct Backward<'a> {
+    parameters: &'a Parameters,
+    gradients: &'a Gradients,
+    /// Rows whose parameter gradients are added together: those of one group of sequences.
+    groups: &'a [Range<usize>],
 }
 
 /// What a layer's backward needs of its forward. Norms and the gated product are cheap and computed again.
@@ -111,21 +114,23 @@ impl Layer {
         last_only: bool,
     ) -> Result<Tensor> {
         let Context { parameters, pack, table, heads, eps } = *context;
-        let step = Backward { parameters, gradients };
+        let step = Backward { parameters, gradients, groups: &pack.token_groups() };
+        let sequences = pack.sequence_groups();
+        let after = Backward { groups: if last_only { &sequences } else { step.groups }, ..step };
         let Saved { x, q, k, v, attention, middle, gate, up } = saved;
 
-        let d_product = self.down.backward(&step, dy, &swiglu::forward(gate, up)?)?;
+        let d_product = self.down.backward(&after, dy, &swiglu::forward(gate, up)?)?;
         let (d_gate, d_up) = swiglu::backward(&d_product, gate, up)?;
         let weight = parameters.tensor(self.post_attention_norm);
         let normed = rms_norm::forward(middle, weight, eps)?;
         let d_normed =
-            (self.gate.backward(&step, &d_gate, &normed)? + self.up.backward(&step, &d_up, &normed)?)?;
-        let (d_middle, d_weight) = rms_norm::backward(&d_normed, middle, weight, eps)?;
-        gradients.sum(self.post_attention_norm).add(&d_weight)?;
+            (self.gate.backward(&after, &d_gate, &normed)? + self.up.backward(&after, &d_up, &normed)?)?;
+        let d_weight = gradients.sum(self.post_attention_norm);
+        let d_middle = rms_norm::backward(&d_normed, middle, weight, eps, d_weight, after.groups)?;
         let d_middle = (dy + d_middle)?;
 
         let d_attention =
-            self.output.backward(&step, &d_middle, &rows(&attention.values, pack, last_only)?)?;
+            self.output.backward(&after, &d_middle, &rows(&attention.values, pack, last_only)?)?;
         let d_attention = spread(&d_attention, pack, last_only)?;
         let (dq, dk, dv) = attention::backward(&d_attention, attention, q, k, v, &pack.families, heads)?;
         let dq = rope::backward(&dq, &pack.positions, table)?;
@@ -135,8 +140,8 @@ impl Layer {
         let d_normed =
             (self.query.backward(&step, &dq, &normed)? + self.key.backward(&step, &dk, &normed)?)?;
         let d_normed = (d_normed + self.value.backward(&step, &dv, &normed)?)?;
-        let (dx, d_weight) = rms_norm::backward(&d_normed, x, weight, eps)?;
-        gradients.sum(self.input_norm).add(&d_weight)?;
+        let d_weight = gradients.sum(self.input_norm);
+        let dx = rms_norm::backward(&d_normed, x, weight, eps, d_weight, step.groups)?;
         dx + spread(&d_middle, pack, last_only)?
     }
 }

@@ -42,6 +42,23 @@ impl Pack {
         self.ids.len()
     }
 
+    /// The tokens of each group, as ranges of rows.
+    pub fn token_groups(&self) -> Vec<Range<usize>> {
+        let end = |family: &Family| family.responses.last().map_or(0, |r| r.start + r.len);
+        self.families.iter().map(|family| family.prompt.start..end(family)).collect()
+    }
+
+    /// The sequences of each group, as ranges of [`Pack::last`].
+    pub fn sequence_groups(&self) -> Vec<Range<usize>> {
+        let mut start = 0;
+        let next = |family: &Family| {
+            let range = start..start + family.responses.len();
+            start = range.end;
+            range
+        };
+        self.families.iter().map(next).collect()
+    }
+
     fn push(&mut self, ids: &[u32], first_position: usize) -> Segment {
         let segment = Segment { start: self.ids.len(), len: ids.len() };
         self.ids.extend_from_slice(ids);
@@ -105,6 +122,8 @@ mod tests {
         assert_eq!(pack.last, [3, 4, 6]);
         assert_eq!(pack.families[0].prompt, Segment { start: 0, len: 2 });
         assert_eq!(pack.families[1].prompt.len, 0);
+        assert_eq!(pack.token_groups(), [0..5, 5..7]);
+        assert_eq!(pack.sequence_groups(), [0..2, 2..3]);
     }
 
     #[test]

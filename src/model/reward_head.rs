@@ -8,15 +8,18 @@ pub fn rewards(hidden: &[f32], head: &[f32]) -> Vec<f64> {
     hidden.par_chunks_exact(head.len()).map(|h| dot(h, head)).collect()
 }
 
-/// Gradients of the hidden states [S, H] and of the head [H], given dL/dr [S].
-pub fn backward(hidden: &[f32], head: &[f32], d_rewards: &[f64]) -> (Vec<f32>, Vec<f32>) {
-    let d_hidden =
-        d_rewards.iter().flat_map(|&d| head.iter().map(move |&w| (d * f64::from(w)) as f32)).collect();
-    let mut d_head = vec![0.0f64; head.len()];
-    for (h, &d) in hidden.chunks_exact(head.len()).zip(d_rewards) {
+/// Gradient of the hidden states [S, H], given dL/dr [S].
+pub fn hidden_gradient(head: &[f32], d_rewards: &[f64]) -> Vec<f32> {
+    d_rewards.iter().flat_map(|&d| head.iter().map(move |&w| (d * f64::from(w)) as f32)).collect()
+}
+
+/// Gradient of the head [H] over the hidden states [S, H] of a whole step.
+pub fn head_gradient(hidden: &[f32], width: usize, d_rewards: &[f64]) -> Vec<f32> {
+    let mut d_head = vec![0.0f64; width];
+    for (h, &d) in hidden.chunks_exact(width).zip(d_rewards) {
         d_head.iter_mut().zip(h).for_each(|(sum, &h)| *sum += d * f64::from(h));
     }
-    (d_hidden, d_head.into_iter().map(|d| d as f32).collect())
+    d_head.into_iter().map(|d| d as f32).collect()
 }
 
 /// Dot product with f64 sums.
@@ -29,13 +32,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backward_matches_finite_differences() {
+    fn gradients_match_finite_differences() {
         let hidden = [0.5f32, -1.0, 2.0, 0.25, 1.5, -0.75];
         let (head, d_rewards) = ([0.3f32, -0.2, 0.9], [1.5, -0.5]);
         let loss = |hidden: &[f32], head: &[f32]| -> f64 {
             rewards(hidden, head).iter().zip(d_rewards).map(|(r, d)| r * d).sum()
         };
-        let (d_hidden, d_head) = backward(&hidden, &head, &d_rewards);
+        let d_hidden = hidden_gradient(&head, &d_rewards);
+        let d_head = head_gradient(&hidden, 3, &d_rewards);
         for i in 0..hidden.len() {
             let (mut up, mut down) = (hidden, hidden);
             up[i] += 1e-2;

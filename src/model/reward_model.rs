@@ -166,19 +166,19 @@ impl RewardModel {
         Ok(Forward { hidden, rewards, tape })
     }
 
-    /// Adds the gradients of one pack, given its hidden states [S, H] and dL/dr [S].
-    pub fn backward(
-        &self,
-        hidden: &[f32],
-        tape: Tape,
-        d_rewards: &[f64],
-        gradients: &Gradients,
-    ) -> Result<()> {
-        let (d_hidden, d_head) = reward_head::backward(hidden, &self.head_weight()?, d_rewards);
-        let width = self.config.hidden_size;
-        gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &self.device)?)?;
-        let d_hidden = Tensor::from_vec(d_hidden, (d_rewards.len(), width), &self.device)?;
+    /// Adds the backbone's gradients of one pack, given dL/dr [S].
+    pub fn backward(&self, tape: Tape, d_rewards: &[f64], gradients: &Gradients) -> Result<()> {
+        let d_hidden = reward_head::hidden_gradient(&self.head_weight()?, d_rewards);
+        let shape = (d_rewards.len(), self.config.hidden_size);
+        let d_hidden = Tensor::from_vec(d_hidden, shape, &self.device)?;
         Ok(self.decoder.backward(&self.parameters, tape, &d_hidden, gradients)?)
+    }
+
+    /// Adds the head's gradient of a whole step, given its hidden states [2B, H] and dL/dr [2B].
+    pub fn head_backward(&self, hidden: &[f32], d_rewards: &[f64], gradients: &Gradients) -> Result<()> {
+        let width = self.config.hidden_size;
+        let d_head = reward_head::head_gradient(hidden, width, d_rewards);
+        Ok(gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &self.device)?)?)
     }
 
     /// Where values first stop being finite for these sequences: a layer, or the head.

@@ -80,18 +80,16 @@ pub fn step(
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
 
     gradients.start_step(&touched_rows(&packs))?;
+    let d_rewards: Vec<f64> =
+        value.d_chosen.iter().zip(&value.d_rejected).flat_map(|(&c, &r)| [c, r]).collect();
+    model.head_backward(&hidden, &d_rewards, gradients)?;
     for ((forward, pack), range) in forwards.into_iter().zip(&packs).zip(&micro_batches) {
-        let d_rewards: Vec<f64> =
-            range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-        let (hidden, tape) = match forward.tape {
-            Some(tape) => (forward.hidden, Some(tape)),
-            None => {
-                let again = model.forward(pack, Keep::LayerInputs)?;
-                (again.hidden, again.tape)
-            }
+        let tape = match forward.tape {
+            Some(tape) => Some(tape),
+            None => model.forward(pack, Keep::LayerInputs)?.tape,
         };
         if let Some(tape) = tape {
-            model.backward(&hidden, tape, &d_rewards, gradients)?;
+            model.backward(tape, &d_rewards[2 * range.start..2 * range.end], gradients)?;
         }
     }
 
