@@ -194,33 +194,33 @@ fn nothing_but_the_configuration_decides_the_result() {
 fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
     let kills: u32 = std::env::var("RMTRAIN_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
     let folder = Folder::new();
+    let steps = format!("train.max_steps={}", 15 * kills);
     let started = Instant::now();
-    let plain = folder.fitted("plain", &["--set", "train.max_steps=40"]);
+    let plain = folder.fitted("plain", &["--set", &steps]);
     let whole = started.elapsed();
     let (mut delivered, mut clock) = (0, 1u64);
-    for attempt in 0.. {
-        let mut child = start(folder.fit("killed", &["--resume", "--set", "train.max_steps=40"]));
-        if delivered < kills {
-            // A moment anywhere in the time a whole run takes, by a small generator of its own.
-            clock = clock.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let moment = whole.mul_f64((clock >> 40) as f64 / (1u64 << 24) as f64 * 0.6);
-            std::thread::sleep(moment);
-            if child.try_wait().unwrap().is_none() {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                delivered += 1;
-                continue;
-            }
-        }
-        let output = child.wait_with_output().unwrap();
-        succeed(output);
-        if delivered == kills || folder.path("killed/final").exists() {
-            println!("{delivered} kills in {} starts", attempt + 1);
+    while delivered < kills {
+        let mut child = start(folder.fit("killed", &["--resume", "--set", &steps]));
+        // A moment by a small generator of its own, on average early enough that the run outlives all kills.
+        clock = clock.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let share = (clock >> 40) as f64 / (1u64 << 24) as f64;
+        std::thread::sleep(whole.mul_f64(1.8 * share / f64::from(kills)));
+        if child.try_wait().unwrap().is_some() {
             break;
         }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        delivered += 1;
     }
-    assert!(delivered > 0);
+    let stopped_at = steps_done(&folder.path("killed"));
+    succeed(folder.fit("killed", &["--resume", "--set", &steps]).output().unwrap());
+    println!("{delivered} kills, the last one at step {stopped_at} of {}", 15 * kills);
+    assert_eq!(delivered, kills, "the run ended before every kill was delivered");
     assert_same_run(&plain, &folder.path("killed"));
+}
+
+fn steps_done(run: &Path) -> usize {
+    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.matches("\"kind\":\"step\"").count())
 }
 
 fn start(mut command: Command) -> Child {
