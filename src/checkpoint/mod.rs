@@ -30,6 +30,10 @@ pub struct LoopState {
     pub best: Option<Best>,
     /// Evaluations in a row without a better one.
     pub evaluations_without_improvement: u32,
+    /// The evaluation that is due after this step has not been made.
+    pub evaluation_pending: bool,
+    /// The padding id that exports name; chosen once.
+    pub pad_token_id: u32,
 }
 
 /// The best evaluation so far.
@@ -133,6 +137,12 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Removes checkpoints newer than the one that a run goes on from: they were passed over as damaged, and must not
+    /// push sound ones out.
+    pub fn remove_after(&self, step: u64) -> Result<()> {
+        self.steps()?.into_iter().filter(|&s| s > step).try_for_each(|s| folder::remove(&self.path(s)))
+    }
+
     /// Removes what a killed run left unfinished.
     pub fn remove_temporaries(&self) -> Result<()> {
         remove_temporaries(&self.root)
@@ -152,6 +162,8 @@ mod tests {
             data_fingerprint: "abc".into(),
             best: Some(Best { step: 2, metric: "a.accuracy".into(), value: 0.1 + 0.2 }),
             evaluations_without_improvement: 1,
+            evaluation_pending: false,
+            pad_token_id: 0,
         }
     }
 

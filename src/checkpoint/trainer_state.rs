@@ -63,6 +63,8 @@ mod tests {
             data_fingerprint: String::new(),
             best: None,
             evaluations_without_improvement: 0,
+            evaluation_pending: false,
+            pad_token_id: 0,
         };
         let metrics = concat!(
             r#"{"kind":"step","step":2,"epoch":0.5,"loss":0.7,"grad_norm":1.5,"lr":0.01}"#,

@@ -118,7 +118,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             _ => None,
         },
         Error::NonFinite { .. } => Some(
-            "look at the row that is named, lower optim.lr or train in f32, then go on with `rmtrain fit --resume`",
+            "look at the row that is named; --resume goes on from the step before, a lower optim.lr needs a new run",
         ),
         _ => None,
     }

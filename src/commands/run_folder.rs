@@ -12,7 +12,7 @@ pub(super) const FINAL: &str = "final";
 
 /// Where `fit` writes without `--out`: `runs/` with the configuration's name, numbered where that is taken.
 ///
-/// With `resume` the newest unfinished one of these, or a new one.
+/// With `resume` the newest unfinished one of these, else the newest, else a new one.
 pub(super) fn default_for(config: &Path, resume: bool) -> Result<PathBuf> {
     let stem = config.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
     let numbered = |n: u32| match n {
@@ -23,9 +23,10 @@ pub(super) fn default_for(config: &Path, resume: bool) -> Result<PathBuf> {
     let taken = |n: &u32| numbered(*n).join(CONFIG).exists();
     let last = (1..).take_while(taken).last().unwrap_or(0);
     let unfinished = |n: &u32| !numbered(*n).join(FINAL).exists();
-    match (1..=last).rev().find(unfinished).filter(|_| resume) {
-        Some(n) => Ok(numbered(n)),
-        None => Ok(numbered(last + 1)),
+    match (1..=last).rev().find(unfinished) {
+        Some(n) if resume => Ok(numbered(n)),
+        None if resume && last > 0 => Ok(numbered(last)),
+        _ => Ok(numbered(last + 1)),
     }
 }
 

@@ -25,6 +25,9 @@ use crate::{Error, Result, hub};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Pairs that are scored again after the final save.
+const PROBE_PAIRS: u64 = 8;
+
 /// A run that has a folder.
 struct Run {
     folder: PathBuf,
@@ -71,12 +74,19 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         print_plan(&run, &model, store.len(), total_steps, batch);
         print_example(&tokenizer, batch);
     }
-    let pad_token_id = pad_token_id(&tokenizer, batches.peek())?;
+    let pad_token_id = match &run.resume {
+        Some((_, state)) => state.pad_token_id,
+        None => pad_token_id(&tokenizer, batches.peek())?,
+    };
+    let probe = (0..store.len().min(PROBE_PAIRS))
+        .map(|index| store.token_pair(index, encoder.as_ref()))
+        .collect::<Result<_>>()?;
     let outcome = fit(Setup {
         run: &run.folder,
         tokenizer: &tokenizer,
         encoder,
         pad_token_id,
+        probe,
         objective: config.objective.clone(),
         optim: &config.optim,
         config: &config.train,
@@ -92,7 +102,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         resume: run.resume.clone(),
         model,
     })?;
-    report_outcome(&run, config_path, outcome)
+    report_outcome(&run, outcome)
 }
 
 /// Creates, or finds again, the run's folder. `None` if the run is finished already.
@@ -248,7 +258,7 @@ fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batc
         count(per_pair * trained),
         count(packed as f64 / plain as f64 * per_pair * trained),
     );
-    let memory = Memory::new(model.config(), &config.train);
+    let memory = Memory::new(model.config(), &config.train, model.device().is_cpu());
     let largest = packed.min(config.train.micro_batch_tokens);
     let activations = memory.choose(packed, largest);
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
@@ -293,14 +303,13 @@ fn pad_token_id(tokenizer: &Tokenizer, batch: Option<&Result<Batch>>) -> Result<
     tokenizer.pad_token_id_for(&last)
 }
 
-fn report_outcome(run: &Run, config_path: &Path, outcome: Outcome) -> Result<()> {
+fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
     let folder = run.folder.display();
     match outcome {
         Outcome::Interrupted { step, checkpoint } => {
             eprintln!(
-                "stopped after step {step}; everything is in {}\nhint: rmtrain fit --config {} --out {folder} --resume",
+                "stopped after step {step}; everything is in {}\nhint: rmtrain fit --config {folder}/config.toml --out {folder} --resume",
                 checkpoint.display(),
-                config_path.display(),
             );
             Err(Error::Interrupted)
         }

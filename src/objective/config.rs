@@ -61,7 +61,8 @@ pub enum Scope {
 pub enum Scale {
     /// `lambda * mean(r)^2`.
     Mean,
-    /// `lambda * B * mean(r)^2`, B the pairs of one micro-batch, as the published code does.
+    /// `lambda * B * mean(r)^2`, B the pairs that the mean is over: those of one micro-batch, as in the published code,
+    /// or of the whole step, by the scope.
     Batch,
 }
 

@@ -14,7 +14,7 @@ mod sum_to_zero;
 pub use bradley_terry::loss as bradley_terry_loss;
 pub use config::Config;
 
-use config::{Margin, Scope};
+use config::{Margin, Scale, Scope};
 use std::ops::Range;
 
 /// The rewards of one optimizer step, pair by pair.
@@ -102,14 +102,15 @@ pub fn evaluate(terms: &[Config], batch: Batch) -> Value {
     value
 }
 
-/// The sum-to-zero penalty before its lambda, in the scope of the first such term (else the whole step): what
+/// The sum-to-zero penalty before its lambda, as the first such term has it (else over the whole step): what
 /// `metrics.jsonl` calls `loss_bsr`, logged for every objective because it is the thing to compare.
 pub fn sum_to_zero_penalty(terms: &[Config], batch: Batch) -> f64 {
-    let scope = terms.iter().find_map(|term| match term {
-        Config::SumToZero { scope, .. } => Some(*scope),
+    let term = terms.iter().find_map(|term| match term {
+        Config::SumToZero { scope, scale, .. } => Some((*scope, *scale)),
         _ => None,
     });
-    sum_to_zero::penalty(batch, scope.unwrap_or(Scope::Global))
+    let (scope, scale) = term.unwrap_or((Scope::Global, Scale::Mean));
+    sum_to_zero::penalty(batch, scope, scale)
 }
 
 /// `ln(1 + e^x)` without overflow.
@@ -129,7 +130,6 @@ fn sigmoid(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::config::Scale;
     use super::*;
 
     fn every_term() -> Vec<Config> {

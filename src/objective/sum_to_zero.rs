@@ -13,12 +13,7 @@ use std::ops::Range;
 pub(super) fn add(value: &mut Value, batch: Batch, lambda: f64, scope: Scope, scale: Scale) {
     for pairs in scopes(batch, scope) {
         let mean = batch.mean(pairs.clone());
-        let weight = lambda
-            * share(batch, &pairs)
-            * match scale {
-                Scale::Mean => 1.0,
-                Scale::Batch => pairs.len() as f64,
-            };
+        let weight = lambda * share(batch, &pairs) * factor(scale, &pairs);
         value.loss += weight * mean * mean;
         // d mean / d r_j = 1 / 2B for every sequence alike.
         let slope = weight * 2.0 * mean / (2 * pairs.len()) as f64;
@@ -29,10 +24,19 @@ pub(super) fn add(value: &mut Value, batch: Batch, lambda: f64, scope: Scope, sc
     }
 }
 
-/// `mean(r)^2`, averaged over the scopes by their pairs.
-pub(super) fn penalty(batch: Batch, scope: Scope) -> f64 {
-    let square = |pairs: Range<usize>| share(batch, &pairs) * batch.mean(pairs).powi(2);
+/// The penalty before its lambda: `mean(r)^2`, scaled, averaged over the scopes by their pairs.
+pub(super) fn penalty(batch: Batch, scope: Scope, scale: Scale) -> f64 {
+    let square =
+        |pairs: Range<usize>| share(batch, &pairs) * factor(scale, &pairs) * batch.mean(pairs).powi(2);
     scopes(batch, scope).into_iter().map(square).sum()
+}
+
+/// What the square is multiplied by: with [`Scale::Batch`] the pairs that its mean is over.
+fn factor(scale: Scale, pairs: &Range<usize>) -> f64 {
+    match scale {
+        Scale::Mean => 1.0,
+        Scale::Batch => pairs.len() as f64,
+    }
 }
 
 fn scopes(batch: Batch, scope: Scope) -> Vec<Range<usize>> {
@@ -61,7 +65,9 @@ mod tests {
         let means = [1.0, -0.5];
         let global: f64 = (means[0] + means[1]) / 2.0;
         let variance = means.iter().map(|m| (m - global) * (m - global)).sum::<f64>() / 2.0;
-        assert!((penalty(batch, Scope::Global) - global * global).abs() < 1e-15);
-        assert!((penalty(batch, Scope::MicroBatch) - (global * global + variance)).abs() < 1e-15);
+        assert!((penalty(batch, Scope::Global, Scale::Mean) - global * global).abs() < 1e-15);
+        assert!(
+            (penalty(batch, Scope::MicroBatch, Scale::Mean) - (global * global + variance)).abs() < 1e-15
+        );
     }
 }

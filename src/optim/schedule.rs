@@ -11,6 +11,7 @@ pub fn learning_rate(config: &Config, step: u64, total: u64) -> f64 {
     if step < warmup {
         return config.lr * step as f64 / warmup as f64;
     }
+    let decay = (config.decay_ratio * total as f64).min(total.saturating_sub(warmup) as f64);
     let (step, total) = ((step - warmup) as f64, total.saturating_sub(warmup).max(1) as f64);
     let floor = config.min_lr_ratio;
     let share = match config.schedule {
@@ -21,7 +22,6 @@ pub fn learning_rate(config: &Config, step: u64, total: u64) -> f64 {
             floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
         }
         Schedule::Wsd => {
-            let decay = config.decay_ratio * total;
             let left = (total - step).max(0.0);
             if left >= decay { 1.0 } else { floor + (1.0 - floor) * left / decay }
         }
@@ -67,6 +67,8 @@ mod tests {
     fn constant_and_wsd() {
         assert_eq!(rates(Schedule::Constant, Warmup::Steps(0), 3), [1.0; 3]);
         assert_eq!(rates(Schedule::Wsd, Warmup::Steps(0), 8), [1., 1., 1., 1., 1., 1., 1., 0.5]);
+        // The decay is a quarter of all steps, not of those after the warmup.
+        assert_eq!(rates(Schedule::Wsd, Warmup::Steps(4), 8), [0., 0.25, 0.5, 0.75, 1., 1., 1., 0.5]);
     }
 
     #[test]

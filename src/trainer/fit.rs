@@ -41,6 +41,8 @@ pub struct Setup<'a> {
     pub tokenizer: &'a Tokenizer,
     pub encoder: Arc<dyn EncodeConversation>,
     pub pad_token_id: u32,
+    /// Pairs whose rewards are compared after the final save.
+    pub probe: Vec<TokenPair>,
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
@@ -63,47 +65,31 @@ pub enum Outcome {
     Interrupted { step: u64, checkpoint: PathBuf },
 }
 
-/// Pairs whose rewards are compared after the final save.
-const PROBE_PAIRS: usize = 8;
-
 /// Trains to the end, or to an interrupt.
 ///
 /// # Errors
-/// [`Error::NonFinite`] with nothing updated; [`Error::Training`] where rewards are degenerate from the start; I/O
-/// and device errors. Checkpoints on disk stay usable in every case.
+/// [`Error::NonFinite`] with nothing updated; [`Error::Training`] where rewards are degenerate from the start; a row
+/// that cannot be read, in training or evaluation; I/O and device errors. The steps that were done are saved first,
+/// and checkpoints on disk stay usable in every case.
 pub fn fit(setup: Setup) -> Result<Outcome> {
     let (mut run, batches) = Run::start(setup)?;
-    let mut waiting = Instant::now();
-    let mut stopped_early = false;
-    for batch in batches {
-        run.train_step(batch?, waiting)?;
-        let last = run.state.step == run.total_steps;
-        let mut due = last || is_due(run.config.save_every, run.state.step);
-        if last || is_due(run.config.eval_every, run.state.step) {
-            match run.evaluate() {
-                Ok(improved) => due |= improved,
-                // The step is done and saved below; the evaluation is repeated by whoever resumes.
-                Err(Error::Interrupted) => {
-                    run.metrics_back_to_step()?;
-                    return run.interrupted();
-                }
-                Err(error) => return Err(error),
-            }
-            let patience = run.config.early_stopping_patience;
-            stopped_early = patience.is_some_and(|p| run.state.evaluations_without_improvement >= p) && !last;
+    match run.train(batches) {
+        Ok(End::Interrupted) => run.interrupted(),
+        Ok(End::Finished) => run.finish(false),
+        Ok(End::StoppedEarly) => run.finish(true),
+        Err(error) => {
+            run.save_after(&error);
+            Err(error)
         }
-        if interrupt::requested() && !last {
-            return run.interrupted();
-        }
-        if due || stopped_early {
-            run.save()?;
-        }
-        if stopped_early {
-            break;
-        }
-        waiting = Instant::now();
     }
-    run.finish(stopped_early)
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Finished,
+    StoppedEarly,
+    Interrupted,
 }
 
 fn is_due(every: Option<u64>, step: u64) -> bool {
@@ -116,7 +102,6 @@ struct Run<'a> {
     model: RewardModel,
     tokenizer: &'a Tokenizer,
     encoder: Arc<dyn EncodeConversation>,
-    pad_token_id: u32,
     optim: &'a optim::Config,
     config: &'a Config,
     eval_options: eval::Options,
@@ -130,6 +115,8 @@ struct Run<'a> {
     state: LoopState,
     progress: Progress,
     probe: Vec<TokenPair>,
+    /// An update has begun and not ended: the parameters are neither of one step nor of the next.
+    updating: bool,
     report: Option<EvalReport>,
     saved_step: Option<u64>,
 }
@@ -153,21 +140,23 @@ impl<'a> Run<'a> {
                 data_fingerprint: setup.data_fingerprint,
                 best: None,
                 evaluations_without_improvement: 0,
+                evaluation_pending: false,
+                pad_token_id: setup.pad_token_id,
             },
         };
         let checkpoints = Checkpoints::of_run(folder);
         checkpoints.remove_temporaries()?;
+        checkpoints.remove_after(state.step)?;
         checkpoint::remove_temporaries(folder)?;
         let plan = StepPlan {
             terms: setup.objective,
             micro_batch_tokens: config.micro_batch_tokens,
-            memory: Memory::new(model.config(), config),
+            memory: Memory::new(model.config(), config, model.device().is_cpu()),
         };
         let run = Self {
             folder,
             tokenizer: setup.tokenizer,
             encoder: setup.encoder,
-            pad_token_id: setup.pad_token_id,
             optim,
             config,
             eval_options: setup.eval_options,
@@ -182,16 +171,72 @@ impl<'a> Run<'a> {
             saved_step: resume.map(|(_, state)| state.step),
             state,
             model,
-            probe: Vec::new(),
+            probe: setup.probe,
+            updating: false,
             report: None,
         };
         Ok((run, setup.batches))
     }
 
-    fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
-        if self.probe.is_empty() {
-            self.probe = batch.pairs.iter().take(PROBE_PAIRS).cloned().collect();
+    fn train(&mut self, batches: Batches) -> Result<End> {
+        // What was interrupted between a step and its evaluation, or between the last evaluation and the end.
+        if let Some(end) = self.after_step()? {
+            return Ok(end);
         }
+        let mut waiting = Instant::now();
+        for batch in batches {
+            self.train_step(batch?, waiting)?;
+            let last = self.state.step == self.total_steps;
+            self.state.evaluation_pending =
+                !self.eval_sets.is_empty() && (last || is_due(self.config.eval_every, self.state.step));
+            if let Some(end) = self.after_step()? {
+                return Ok(end);
+            }
+            waiting = Instant::now();
+        }
+        Ok(End::Finished)
+    }
+
+    /// Evaluates and saves where that is due, and says whether the run ends here.
+    fn after_step(&mut self) -> Result<Option<End>> {
+        let step = self.state.step;
+        let last = step == self.total_steps;
+        let mut due = step > 0 && (last || is_due(self.config.save_every, step));
+        if self.state.evaluation_pending {
+            match self.evaluate() {
+                Ok(improved) => {
+                    self.state.evaluation_pending = false;
+                    due |= improved;
+                }
+                // The step is done and saved; whoever resumes repeats the evaluation.
+                Err(Error::Interrupted) => return Ok(Some(End::Interrupted)),
+                Err(error) => return Err(error),
+            }
+        }
+        let patience = self.config.early_stopping_patience;
+        let stop = !last && patience.is_some_and(|p| self.state.evaluations_without_improvement >= p);
+        if due || stop {
+            self.save()?;
+        }
+        if stop {
+            return Ok(Some(End::StoppedEarly));
+        }
+        Ok((interrupt::requested() && !last).then_some(End::Interrupted))
+    }
+
+    /// Saves the steps that were done before an error, unless the error came in the middle of an update.
+    fn save_after(&mut self, error: &Error) {
+        self.progress.finish();
+        if self.updating || self.state.step == 0 || self.saved_step == Some(self.state.step) {
+            return;
+        }
+        match self.metrics_back_to_step().and_then(|()| self.save()) {
+            Ok(path) => eprintln!("saved step {} before the error: {}", self.state.step, path.display()),
+            Err(second) => eprintln!("warning: after \"{error}\", saving failed too: {second}"),
+        }
+    }
+
+    fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
         self.check_margins(&batch.pairs)?;
         let number = batch.step;
         let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
@@ -208,7 +253,9 @@ impl<'a> Run<'a> {
         }
         let lr = schedule::learning_rate(self.optim, number - 1, self.total_steps);
         let scale = clip::factor(result.grad_norm, self.optim.max_grad_norm);
+        self.updating = true;
         self.optimizer.step(self.model.parameters_mut(), &self.gradients, lr, scale)?;
+        self.updating = false;
         let line = StepLine::new(number, batch.epoch, lr, started.elapsed().as_secs_f64(), &result);
         self.metrics.append(&line)?;
         self.state.step = number;
@@ -268,6 +315,7 @@ impl<'a> Run<'a> {
     }
 
     fn interrupted(mut self) -> Result<Outcome> {
+        self.metrics_back_to_step()?;
         let checkpoint = self.save()?;
         self.progress.finish();
         Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
@@ -288,8 +336,8 @@ impl<'a> Run<'a> {
         };
         let path = self.checkpoints.save(step, |folder| {
             // Masters, whatever the compute dtype: a resumed run goes on from exactly these.
-            self.model.save(folder, self.pad_token_id, Dtype::F32)?;
-            self.tokenizer.save(folder, self.pad_token_id)?;
+            self.model.save(folder, self.state.pad_token_id, Dtype::F32)?;
+            self.tokenizer.save(folder, self.state.pad_token_id)?;
             optimizer::write(folder, &self.optimizer, self.model.parameters())?;
             trainer_state::write(folder, &self.state, epochs, &metrics)?;
             self.state.write(folder)
@@ -303,8 +351,8 @@ impl<'a> Run<'a> {
         self.save()?;
         let dtype = self.model.dtype();
         checkpoint::publish(&self.folder.join("final"), |folder| {
-            self.model.save(folder, self.pad_token_id, dtype)?;
-            self.tokenizer.save(folder, self.pad_token_id)?;
+            self.model.save(folder, self.state.pad_token_id, dtype)?;
+            self.tokenizer.save(folder, self.state.pad_token_id)?;
             self.verify_saved(folder)
         })?;
         self.progress.finish();
@@ -360,10 +408,14 @@ fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Optio
     let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
     let report = splits.iter().find(|(name, _)| name == split).map(|(_, report)| report);
     let report = report.ok_or_else(|| unknown(format!("a split out of {}", names.join(", "))))?;
-    match field {
-        "accuracy" => Ok(report.accuracy.map(|value| (metric.to_owned(), value))),
-        "kendall_tau" => Ok(report.kendall_tau.map(|value| (metric.to_owned(), value))),
-        _ => Err(unknown("the field accuracy or kendall_tau".into())),
+    let value = match field {
+        "accuracy" => report.accuracy,
+        "kendall_tau" => report.kendall_tau,
+        _ => return Err(unknown("the field accuracy or kendall_tau".into())),
+    };
+    match value {
+        Some(value) => Ok(Some((metric.to_owned(), value))),
+        None => Err(unknown(format!("a figure that the split has; this one has no {field}"))),
     }
 }
 

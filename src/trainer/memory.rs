@@ -31,8 +31,8 @@ pub struct Memory {
 const F32: u64 = 4;
 
 impl Memory {
-    /// For a model of this shape, on the CPU in f32.
-    pub fn new(decoder: &DecoderConfig, config: &config::Config) -> Self {
+    /// For a model of this shape in f32. What the machine has free says nothing about another device's memory.
+    pub fn new(decoder: &DecoderConfig, config: &config::Config, on_cpu: bool) -> Self {
         let hidden = decoder.hidden_size as u64;
         let query = (decoder.num_heads * decoder.head_dim) as u64;
         let key_value = (decoder.num_kv_heads * decoder.head_dim) as u64;
@@ -44,7 +44,9 @@ impl Memory {
         let budget = match config.memory_budget_gib {
             Some(gib) => Some(((gib * (1u64 << 30) as f64) as u64).saturating_sub(static_bytes)),
             // Called once the model is loaded: gradients and moments are still to come.
-            None => available_bytes().map(|free| (free / 10 * 8).saturating_sub(static_bytes / 4 * 3)),
+            None => available_bytes()
+                .filter(|_| on_cpu)
+                .map(|free| (free / 10 * 8).saturating_sub(static_bytes / 4 * 3)),
         };
         Self {
             forced: match config.activations {
@@ -111,7 +113,7 @@ mod tests {
             tie_word_embeddings: true,
             initializer_range: 0.02,
         };
-        Memory::new(&decoder, &config)
+        Memory::new(&decoder, &config, true)
     }
 
     #[test]

@@ -388,7 +388,7 @@ fn a_bad_row_names_its_place_and_leaves_no_store() {
         let mut text = fs::read_to_string(&file.path).unwrap();
         text.push_str(&format!("\n{bad}\n{{broken\n"));
         fs::write(&file.path, text).unwrap();
-        let error = world.store(&[file.clone()]).unwrap_err().to_string();
+        let error = world.store(std::slice::from_ref(&file)).unwrap_err().to_string();
         let place = format!("{}:2002: ", file.path.display());
         assert!(error.starts_with(&place) && error.contains(expected), "{error}");
         let left: Vec<_> = fs::read_dir(world.folder.path().join("store")).unwrap().collect();

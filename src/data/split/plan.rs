@@ -37,7 +37,7 @@ pub struct Row {
 }
 
 pub enum Plan {
-    Use(Row),
+    Use(Box<Row>),
     /// The reason, as the manifest names it.
     Drop(&'static str),
 }
@@ -89,7 +89,7 @@ impl<'a> Planner<'a> {
         let Some((train, in_domain)) = draw_pairs(&training) else {
             return Plan::Drop("all-responses-tied");
         };
-        Plan::Use(Row {
+        Plan::Use(Box::new(Row {
             id: example.id.clone().unwrap_or_else(|| format!("{:016x}", (exact >> 64) as u64)),
             source: example.source.clone(),
             group: group_of(self.seed, &prompt),
@@ -98,7 +98,7 @@ impl<'a> Planner<'a> {
             train,
             in_domain,
             valid,
-        })
+        }))
     }
 }
 
