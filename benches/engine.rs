@@ -1,0 +1,190 @@
+//! What a training step is made of, in f32 on the CPU with every core: attention forward and backward over a pair that
+//! shares its prompt, `rms_norm` and `swiglu` fused beside their composed forms, a whole step of a small random Qwen2
+//! up to its gradients, and the AdamW update of its parameters.
+//!
+//! ```sh
+//! cargo bench --bench engine
+//! ```
+
+use candle_core::{Device, Shape, Tensor};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rmtrain::base::rng;
+use rmtrain::data::TokenPair;
+use rmtrain::kernels::attention::{self, Family, Heads, Segment};
+use rmtrain::kernels::{Accumulator, rms_norm, swiglu};
+use rmtrain::model::reward_model::HeadInit;
+use rmtrain::model::{RewardModel, config::HeadInitStd};
+use rmtrain::objective::config::{Margin, Scale, Scope};
+use rmtrain::optim::{self, AdamW};
+use rmtrain::trainer::memory::Memory;
+use rmtrain::trainer::step::{StepPlan, step};
+use rmtrain::{objective, trainer};
+use serde_json::json;
+use std::hint::black_box;
+use std::time::Duration;
+
+const HEADS: Heads = Heads { query: 8, key_value: 2, dim: 64 };
+/// Rows of the elementwise kernels.
+const ROWS: usize = 1024;
+const HIDDEN: usize = 512;
+const INTERMEDIATE: usize = 1408;
+const EPS: f64 = 1e-6;
+const VOCAB: usize = 1024;
+const PAIRS: u64 = 8;
+/// Of each sequence; the first half is the shared prompt.
+const SEQUENCE_TOKENS: usize = 200;
+
+fn normal(purpose: &str, shape: impl Into<Shape>) -> Tensor {
+    let shape = shape.into();
+    let values = rng::normals(&mut rng::stream(0, purpose, 0), shape.elem_count());
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// A pair of `tokens` packed tokens: half of them prompt, a quarter each response.
+fn family(tokens: usize) -> Family {
+    let (prompt, response) = (tokens / 2, tokens / 4);
+    let responses = [prompt, prompt + response].map(|start| Segment { start, len: response });
+    Family { prompt: Segment { start: 0, len: prompt }, responses: responses.to_vec() }
+}
+
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention");
+    for tokens in [256, 1024] {
+        let families = [family(tokens)];
+        let (query, key_value) = (HEADS.query * HEADS.dim, HEADS.key_value * HEADS.dim);
+        let [q, dy] = ["q", "dy"].map(|name| normal(name, (tokens, query)));
+        let [k, v] = ["k", "v"].map(|name| normal(name, (tokens, key_value)));
+        let output = attention::forward(&q, &k, &v, &families, HEADS).unwrap();
+        group.throughput(Throughput::Elements(tokens as u64));
+        group.bench_function(BenchmarkId::new("forward", tokens), |b| {
+            b.iter(|| attention::forward(black_box(&q), &k, &v, &families, HEADS).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("backward", tokens), |b| {
+            b.iter(|| attention::backward(black_box(&dy), &output, &q, &k, &v, &families, HEADS).unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn norm(c: &mut Criterion) {
+    let [x, dy] = ["x", "dy"].map(|name| normal(name, (ROWS, HIDDEN)));
+    let weight = normal("weight", HIDDEN);
+    let weight_gradient = Accumulator::zeros(HIDDEN, &weight).unwrap();
+    let groups: Vec<_> = (0..4).map(|i| i * ROWS / 4..(i + 1) * ROWS / 4).collect();
+
+    let mut group = c.benchmark_group("rms_norm");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("forward/fused", |b| {
+        b.iter(|| rms_norm::forward(black_box(&x), &weight, EPS).unwrap());
+    });
+    group.bench_function("forward/composed", |b| {
+        b.iter(|| rms_norm::composed_forward(black_box(&x), &weight, EPS).unwrap());
+    });
+    group.bench_function("backward/fused", |b| {
+        b.iter(|| rms_norm::backward(black_box(&dy), &x, &weight, EPS, &weight_gradient, &groups).unwrap());
+    });
+    group.bench_function("backward/composed", |b| {
+        b.iter(|| {
+            let (dx, d_weight) = rms_norm::composed_backward(black_box(&dy), &x, &weight, EPS).unwrap();
+            weight_gradient.add(&d_weight).unwrap();
+            dx
+        });
+    });
+    group.finish();
+}
+
+fn activation(c: &mut Criterion) {
+    let [gate, up, dy] = ["gate", "up", "dy"].map(|name| normal(name, (ROWS, INTERMEDIATE)));
+
+    let mut group = c.benchmark_group("swiglu");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("forward/fused", |b| {
+        b.iter(|| swiglu::forward(black_box(&gate), &up).unwrap());
+    });
+    group.bench_function("forward/composed", |b| {
+        b.iter(|| swiglu::composed_forward(black_box(&gate), &up).unwrap());
+    });
+    group.bench_function("backward/fused", |b| {
+        b.iter(|| swiglu::backward(black_box(&dy), &gate, &up).unwrap());
+    });
+    group.bench_function("backward/composed", |b| {
+        b.iter(|| swiglu::composed_backward(black_box(&dy), &gate, &up).unwrap());
+    });
+    group.finish();
+}
+
+fn small_qwen2() -> RewardModel {
+    let shape = json!({
+        "model_type": "qwen2",
+        "vocab_size": VOCAB,
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    });
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
+}
+
+fn pair(index: u64) -> TokenPair {
+    let mut rng = rng::stream(0, "bench:pairs", index);
+    let mut tokens = |first: u32| -> Vec<u32> {
+        // The first token keeps the two responses apart, so that exactly the prompt is shared.
+        let rest = (1..SEQUENCE_TOKENS / 2).map(|_| rng::below(&mut rng, VOCAB) as u32);
+        std::iter::once(first).chain(rest).collect()
+    };
+    let (prompt, chosen, rejected) = (tokens(0), tokens(1), tokens(2));
+    TokenPair {
+        index,
+        origin: format!("bench:{index}"),
+        chosen: [prompt.as_slice(), &chosen].concat(),
+        rejected: [prompt.as_slice(), &rejected].concat(),
+        margin: None,
+    }
+}
+
+fn training(c: &mut Criterion) {
+    let mut model = small_qwen2();
+    let pairs: Vec<TokenPair> = (0..PAIRS).map(pair).collect();
+    let config =
+        trainer::Config { activations: trainer::config::Activations::Keep, ..trainer::Config::default() };
+    let plan = StepPlan {
+        terms: vec![
+            objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
+            objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
+        ],
+        micro_batch_tokens: config.micro_batch_tokens,
+        memory: Memory::new(model.config(), &config),
+    };
+    let mut gradients = model.gradients().unwrap();
+    let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;
+
+    let mut group = c.benchmark_group("training");
+    group.sample_size(10).measurement_time(Duration::from_secs(4));
+    group.throughput(Throughput::Elements(tokens as u64));
+    group.bench_function("step", |b| {
+        b.iter(|| step(&plan, 1, &model, black_box(&pairs), &mut gradients).unwrap());
+    });
+    // The gradients are those of the last step above: the update does not consume them.
+    let optim = optim::Config::default();
+    let mut adamw = AdamW::new(&optim, model.parameters()).unwrap();
+    group.measurement_time(Duration::from_secs(1));
+    group.throughput(Throughput::Elements(model.config().parameter_count()));
+    group.bench_function("adamw", |b| {
+        b.iter(|| adamw.step(model.parameters_mut(), black_box(&gradients), optim.lr, 1.0).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = engine;
+    config = Criterion::default()
+        .sample_size(15)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .without_plots();
+    targets = attention, norm, activation, training
+}
+criterion_main!(engine);
