@@ -10,10 +10,11 @@ use candle_core::{Device, Shape, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rmtrain::base::rng;
 use rmtrain::data::TokenPair;
+use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment};
 use rmtrain::kernels::{Accumulator, rms_norm, swiglu};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{RewardModel, config::HeadInitStd};
+use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
 use rmtrain::optim::{self, AdamW};
 use rmtrain::trainer::memory::Memory;
@@ -166,6 +167,13 @@ fn training(c: &mut Criterion) {
     group.throughput(Throughput::Elements(tokens as u64));
     group.bench_function("step", |b| {
         b.iter(|| step(&plan, 1, &model, black_box(&pairs), &mut gradients).unwrap());
+    });
+    // What every step pays for its diagnostics: to be read beside the step.
+    let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
+    let forward = model.forward(&Pack::new(&groups), Keep::Nothing).unwrap();
+    let head = model.head_weight().unwrap();
+    group.bench_function("diagnostics", |b| {
+        b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &head));
     });
     // The gradients are those of the last step above: the update does not consume them.
     let optim = optim::Config::default();
