@@ -292,3 +292,46 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     succeed(folder.fit("run", &["--resume"]).output().unwrap());
     assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before);
 }
+
+#[test]
+fn a_bad_evaluation_row_costs_no_training() {
+    let folder = Folder::new();
+    folder.fitted("world", &[]);
+    let flags = [
+        "--set",
+        "model.tokenizer=world/sandbox/tokenizer",
+        "--set",
+        "data.train=[\"world/sandbox/splits/train.jsonl\"]",
+        "--set",
+        "data.eval=[\"held-out.jsonl\"]",
+    ];
+    let good = fs::read_to_string(folder.path("world/sandbox/splits/in-domain.jsonl")).unwrap();
+    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+    let plain = folder.fitted("plain", &flags);
+
+    fs::write(folder.path("held-out.jsonl"), format!("{good}{{\"prompt\": 1}}\n")).unwrap();
+    let output = folder.fit("run", &flags).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let line = good.lines().count() + 1;
+    assert!(stderr.contains(&format!("held-out.jsonl:{line}: ")), "{stderr}");
+    assert!(stderr.contains("saved step 8"), "{stderr}");
+
+    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+    assert_same_run(&plain, &folder.fitted("run", &again));
+}
+
+#[test]
+fn a_run_that_stopped_early_is_not_trained_on() {
+    let folder = Folder::new();
+    let flags =
+        ["--set", "train.early_stopping_patience=1", "--set", "train.eval_every=2", "--set", "optim.lr=1e-9"];
+    let run = folder.fitted("run", &flags);
+    let steps_then = steps(&run).len();
+    assert!(steps_then < 24, "nothing is learned at this rate, so it stops early");
+    fs::remove_dir_all(run.join("final")).unwrap();
+    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+    folder.fitted("run", &again);
+    assert_eq!(steps(&run).len(), steps_then);
+}
