@@ -1,5 +1,6 @@
 //! The one integration binary: every module drives the public library or the built `rmtrain`.
 
+mod candle_oracle;
 mod chat_template;
 mod cli;
 mod config;
