@@ -1,4 +1,5 @@
-//! What every floor may use: the error, seeded randomness, interruption, reading and writing configuration values.
+//! What every floor may use: the error, seeded randomness, interruption, reading and writing configuration values,
+//! other libraries' panics.
 //! No tensors of its own, no domain logic.
 
 pub mod atomic;
@@ -6,6 +7,8 @@ pub mod error;
 pub mod interrupt;
 pub mod located;
 pub mod memory;
+pub mod nearest;
+pub mod panics;
 pub mod reader;
 pub mod rng;
 pub mod toml_writer;

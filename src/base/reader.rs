@@ -5,6 +5,7 @@
 //! learnt from the calls: whatever was never asked for is unknown and refused by [`Section::finish`].
 
 use super::located::{Located, Place, Problem, Table, Value, quoted};
+use super::nearest::nearest;
 use std::cell::RefCell;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 
@@ -382,37 +383,6 @@ pub fn list(words: &[&str]) -> String {
     }
 }
 
-/// The word that `typed` was probably meant to be.
-pub fn nearest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
-    // Beyond this nobody mistyped a key, and the distance is quadratic.
-    const LONGEST: usize = 40;
-    if typed.chars().count() > LONGEST {
-        return None;
-    }
-    words
-        .iter()
-        .map(|word| (distance(&typed.to_lowercase().replace('-', "_"), &word.replace('-', "_")), *word))
-        .filter(|(distance, word)| *distance <= word.len().div_ceil(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, word)| word)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substitution = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::located::parse_document;
@@ -497,13 +467,5 @@ mod tests {
             assert_eq!(Side::from_word(side.word()), Ok(side));
         }
         assert_eq!(Side::from_word("Left"), Err("found \"Left\", expected \"left\" or \"right\"".into()));
-    }
-
-    #[test]
-    fn distances_are_levenshteins() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(nearest("bradly-terry", &["bradley-terry", "hinge"]), Some("bradley-terry"));
-        assert_eq!(nearest("x", &["bradley-terry", "hinge"]), None);
     }
 }

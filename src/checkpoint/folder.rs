@@ -1,10 +1,8 @@
 //! Folders that become visible whole, with checksums.
 
 use crate::base::{Error, Result, atomic};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
 use std::path::Path;
 
 const CHECKSUMS: &str = "checksums.json";
@@ -25,7 +23,7 @@ pub fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()
     let mut sums = BTreeMap::new();
     for name in file_names(&temporary)? {
         let file = temporary.join(&name);
-        sums.insert(name, sha256(&file)?);
+        sums.insert(name, atomic::sha256(&file)?);
         File::open(&file).and_then(|f| f.sync_all()).map_err(Error::io(&file))?;
     }
     let text = serde_json::to_string_pretty(&sums).map_err(|e| Error::checkpoint(path, e.to_string()))?;
@@ -49,7 +47,7 @@ pub fn verify(folder: &Path) -> Result<()> {
     for (name, expected) in sums {
         let file = folder.join(&name);
         let is_plain = Path::new(&name).components().count() == 1;
-        let found = is_plain.then(|| sha256(&file)).transpose().ok().flatten();
+        let found = is_plain.then(|| atomic::sha256(&file)).transpose().ok().flatten();
         if found.as_ref() != Some(&expected) {
             let found = found.unwrap_or_else(|| "no readable file".into());
             return Err(Error::checkpoint(
@@ -96,18 +94,4 @@ fn file_names(folder: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io(path))?);
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let count = file.read(&mut buffer).map_err(Error::io(path))?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

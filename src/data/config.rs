@@ -3,12 +3,11 @@
 use crate::base::located::quoted;
 use crate::base::reader::{Section, Words};
 use crate::base::toml_writer::{TomlWriter, Word};
+use crate::data::sandbox::PROMPTS;
 use std::path::PathBuf;
 
 /// Beyond this no tokenizer and no decoder could follow.
 const MAX_LENGTH: u64 = 1 << 24;
-/// More prompts than this are a mistyped number.
-const MAX_SANDBOX_PROMPTS: u64 = 10_000_000;
 /// How rows reach us from the hub.
 const HUB_DATASETS: &str = "hf://datasets/";
 
@@ -206,7 +205,9 @@ impl SandboxConfig {
         }
         let config = Self {
             seed: section.integer("seed", 0..=u64::MAX).unwrap_or(0),
-            prompts: section.count("prompts", 1..=MAX_SANDBOX_PROMPTS).unwrap_or(1),
+            prompts: section
+                .count("prompts", *PROMPTS.start() as u64..=*PROMPTS.end() as u64)
+                .unwrap_or(*PROMPTS.start()),
         };
         section.finish();
         config

@@ -4,6 +4,7 @@
 
 pub mod chat_template;
 pub mod config;
+pub mod length;
 pub mod loader;
 pub mod pairing;
 pub mod row;

@@ -36,7 +36,6 @@ pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
     let width = head.len();
     let pairs = rewards.chunks_exact(2);
     let count = pairs.len() as f64;
-    let norm = |values: &[f32]| squares(values.iter().copied()).sqrt();
     let norms: Vec<f64> = hidden.chunks_exact(width).map(norm).collect();
     let head_norm = norm(head);
     let differences = hidden.chunks_exact(2 * width).map(|pair| {
@@ -64,9 +63,9 @@ pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
     }
 }
 
-/// Norm of every row of [S, H].
-pub fn row_norms(hidden: &[f32], width: usize) -> Vec<f64> {
-    hidden.chunks_exact(width).map(|row| squares(row.iter().copied()).sqrt()).collect()
+/// Euclidean norm of a vector.
+pub fn norm(vector: &[f32]) -> f64 {
+    squares(vector.iter().copied()).sqrt()
 }
 
 fn squares(values: impl Iterator<Item = f32>) -> f64 {
@@ -101,8 +100,8 @@ mod tests {
             .map(|h| h.iter().zip(&head).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
             .collect();
         let d = step(&hidden, &rewards, &head);
-        let norms = row_norms(&hidden, 3);
-        let cosines: f64 = rewards.iter().zip(&norms).map(|(r, n)| r / n / d.head_norm).sum();
+        let cosines: f64 =
+            rewards.iter().zip(hidden.chunks_exact(3)).map(|(r, h)| r / norm(h) / norm(&head)).sum();
         assert!((d.cos_mean - cosines / 2.0).abs() < 1e-12);
     }
 }

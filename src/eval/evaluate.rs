@@ -1,13 +1,13 @@
 //! One split: rows in, figures out.
 
 use super::accuracy::Judged;
-use super::length::{Fitted, fit_length};
 use super::report::{SkipReason, SplitReport};
 use super::scorer::score_groups;
 use super::tally::Tally;
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
 use crate::data::config::Overlong;
+use crate::data::length::{Fitted, fit_length};
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
 use crate::{Error, Result};

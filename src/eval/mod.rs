@@ -9,8 +9,6 @@ mod accuracy;
 pub mod bootstrap;
 mod evaluate;
 pub mod kendall;
-mod length;
-
 mod report;
 mod rescore;
 mod reward_model;
@@ -24,7 +22,6 @@ mod window;
 pub use crate::data::Origin;
 pub use accuracy::{Agreement, Judged, agreement};
 pub use evaluate::{Options, Progress, evaluate_split};
-pub use length::{Fitted, fit_length};
 pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};

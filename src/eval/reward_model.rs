@@ -3,6 +3,7 @@
 use super::{Scored, SequenceScorer};
 use crate::Result;
 use crate::data::TokenGroup;
+use crate::diagnostics::norm;
 use crate::model::{Keep, Pack, RewardModel};
 
 impl SequenceScorer for RewardModel {
@@ -14,11 +15,11 @@ impl SequenceScorer for RewardModel {
         }
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
-        let mut scored =
-            forward.rewards.iter().zip(forward.hidden.chunks_exact(width)).map(|(&reward, hidden)| {
-                let squares: f64 = hidden.iter().map(|&h| f64::from(h) * f64::from(h)).sum();
-                Scored { reward, hidden_norm: squares.sqrt() }
-            });
+        let mut scored = forward
+            .rewards
+            .iter()
+            .zip(forward.hidden.chunks_exact(width))
+            .map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden) });
         Ok(groups.iter().map(|group| scored.by_ref().take(group.sequences.len()).collect()).collect())
     }
 }

@@ -14,6 +14,7 @@ mod write;
 pub use safetensors::Dtype as StoredDtype;
 pub use write::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, write_model, write_safetensors};
 
+use crate::base::nearest::edit_distance;
 use crate::base::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -201,11 +202,18 @@ impl WeightFiles {
     }
 
     fn describe_missing(&self, name: &str, shape: &[usize]) -> String {
-        let mut near: Vec<(usize, &str)> =
-            self.names().map(|other| (edit_distance(name, other), other)).collect();
+        // A name of another size class is no suggestion; this also bounds the work on absurd names.
+        let comparable =
+            |other: &&str| name.len().abs_diff(other.len()) <= name.len() / 2 && other.len() <= 512;
+        let mut near: Vec<(usize, &str)> = self
+            .names()
+            .filter(comparable)
+            .map(|other| (edit_distance(name, other), other))
+            .filter(|(distance, _)| *distance <= name.len() / 2)
+            .collect();
         near.sort();
-        let near: Vec<&str> =
-            near.into_iter().filter(|(d, _)| *d <= name.len() / 2).map(|(_, n)| n).take(3).collect();
+        near.truncate(3);
+        let near: Vec<&str> = near.into_iter().map(|(_, other)| other).collect();
         match near.as_slice() {
             [] => format!("tensor {name} {shape:?}: missing; the file holds {} tensors", self.tensors.len()),
             near => format!("tensor {name} {shape:?}: missing; near names: {}", near.join(", ")),
@@ -315,37 +323,9 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Resul
     Ok(())
 }
 
-/// Levenshtein distance in bytes, for suggestions.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    // A name of another size class is no suggestion; this also bounds the work on absurd names.
-    if a.len().abs_diff(b.len()) > a.len() / 2 || b.len() > 512 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edit_distance_counts_changes() {
-        assert_eq!(edit_distance("kitten", "kitten"), 0);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("ab", "ba"), 2);
-        assert_eq!(edit_distance("a", &"b".repeat(1000)), usize::MAX);
-    }
 
     #[test]
     fn every_f16_and_bf16_widens_exactly() {

@@ -202,12 +202,13 @@ fn a_loss_needs_a_preference_term_and_each_kind_once() {
 fn exactly_one_source_of_data() {
     let data = |lines: &str| parse(&SMALLEST.replace("train = [\"train.jsonl\"]", lines), &[]);
     assert!(data("splits_dir = \"data/uf\"").is_ok());
-    assert!(data("sandbox = { seed = 0, prompts = 10 }").is_ok());
+    assert!(data("sandbox = { seed = 0, prompts = 20 }").is_ok());
     for (lines, needle) in [
         ("shuffle = true", "expected one of train, splits_dir or sandbox"),
         ("train = [\"a\"]\nsplits_dir = \"b\"", "data.splits_dir: found beside train"),
         ("splits_dir = \"b\"\neval = [\"a\"]", "data.eval: found beside splits_dir"),
         ("sandbox = { seed = 0 }", "data.sandbox.prompts: found nothing"),
+        ("sandbox = { seed = 0, prompts = 19 }", "data.sandbox.prompts: found 19"),
         ("train = [\"s3://bucket/x\"]", "data.train: found \"s3://bucket/x\""),
         ("train = [\"hf://datasets/only-owner\"]", "expected hf://datasets/OWNER/NAME/FILE"),
     ] {

@@ -170,7 +170,7 @@ proptest! {
 }
 
 /// `message m { prompt; chosen: list of {role, content}; rejected; score }`, in two row groups.
-fn parquet_file(path: &Path) {
+pub(crate) fn parquet_file(path: &Path) {
     use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;

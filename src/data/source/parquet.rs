@@ -1,11 +1,11 @@
 //! Parquet files, row group after row group.
 
 use super::{Content, FileRows, Origin, RawRow};
+use crate::base::panics::caught;
 use crate::{Error, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,13 +74,7 @@ impl Iterator for ParquetRows {
 
 /// Runs the decoder, which panics on some damaged pages, and turns that into a reason.
 fn guarded<T>(run: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("a page that cannot be decoded")
-            .to_owned()),
-    }
+    caught(run)
+        .map_err(|panic| format!("a page cannot be decoded ({panic})"))?
+        .map_err(|error| error.to_string())
 }

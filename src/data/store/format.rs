@@ -5,7 +5,9 @@
 //! little-endian.
 
 use super::DataReport;
+use crate::data::length::{Fitted, fit_length};
 use crate::data::pairing::PairRecord;
+use crate::data::tokenize::TokenGroup;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -27,6 +29,16 @@ pub(super) struct Tokens {
 impl Tokens {
     pub(super) fn common_prefix(&self) -> usize {
         self.chosen.iter().zip(&self.rejected).take_while(|(a, b)| a == b).count()
+    }
+
+    /// With tokens taken off the prompt so that both sides have at most `limit`; `None` where that cannot be.
+    pub(super) fn fitted(self, limit: usize, bos: Option<u32>) -> Option<Self> {
+        let group = TokenGroup { sequences: vec![self.chosen, self.rejected] };
+        let (Fitted::Whole(group) | Fitted::Truncated(group)) = fit_length(group, limit, bos) else {
+            return None;
+        };
+        let [chosen, rejected] = group.sequences.try_into().ok()?;
+        Some(Self { chosen, rejected, margin: self.margin })
     }
 
     pub(super) fn count(&self) -> u64 {

@@ -57,10 +57,10 @@ pub(super) fn measure(
             "{name}: found {longest} tokens, expected at most data.max_length = {limit} (data.overlong = \"error\"; \
              \"drop\" and \"truncate-prompt-left\" go on)"
         ))),
-        Overlong::TruncatePromptLeft => {
-            Ok(truncate_left(tokens, limit, encoder.bos_token_id())
-                .map_or(Measured::Overlong, |tokens| Measured::Tokens { tokens, truncated: true }))
-        }
+        Overlong::TruncatePromptLeft => Ok(match tokens.fitted(limit, encoder.bos_token_id()) {
+            Some(tokens) => Measured::Tokens { tokens, truncated: true },
+            None => Measured::Overlong,
+        }),
     }
 }
 
@@ -90,43 +90,9 @@ fn most_tokens(text: &str) -> usize {
     text.len() + 11 * other + 8
 }
 
-/// Takes the same tokens off the left of both sides, so that the longer one fits: from what they have in common, which
-/// is their prompt, and never the first token where that is the beginning-of-sequence token.
-///
-/// `None` where they have too little in common.
-fn truncate_left(mut tokens: Tokens, limit: usize, bos: Option<u32>) -> Option<Tokens> {
-    let excess = tokens.chosen.len().max(tokens.rejected.len()).checked_sub(limit)?;
-    let common = tokens.common_prefix();
-    let start = usize::from(bos.is_some() && tokens.chosen.first().copied() == bos);
-    let cut = start..start + excess;
-    if cut.end > common {
-        return None;
-    }
-    tokens.chosen.drain(cut.clone());
-    tokens.rejected.drain(cut);
-    Some(tokens)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tokens(chosen: &[u32], rejected: &[u32]) -> Tokens {
-        Tokens { chosen: chosen.to_vec(), rejected: rejected.to_vec(), margin: None }
-    }
-
-    #[test]
-    fn truncation_takes_the_same_tokens_from_the_prompt_and_keeps_the_first_one() {
-        let pair = || tokens(&[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 7]);
-        let cut = |limit, bos| truncate_left(pair(), limit, bos);
-        assert_eq!(cut(4, Some(1)), Some(tokens(&[1, 4, 5, 6], &[1, 4, 7])));
-        assert_eq!(cut(4, None), Some(tokens(&[3, 4, 5, 6], &[3, 4, 7])));
-        assert_eq!(cut(4, Some(9)), Some(tokens(&[3, 4, 5, 6], &[3, 4, 7])));
-        assert_eq!(cut(3, Some(1)), Some(tokens(&[1, 5, 6], &[1, 7])));
-        assert_eq!((cut(2, Some(1)), cut(2, None)), (None, Some(tokens(&[5, 6], &[7]))));
-        assert_eq!(cut(1, None), None);
-        assert_eq!(cut(6, None), Some(pair()));
-    }
 
     #[test]
     fn the_bound_on_tokens_holds_for_text_that_normalisation_expands() {

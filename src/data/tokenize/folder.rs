@@ -1,6 +1,7 @@
 //! The tokenizer's files of a model folder, read with transformers' rules of precedence.
 
 use super::ChatTemplateSource;
+use crate::base::panics::caught;
 use crate::base::{Error, Result};
 use jiff::civil::Date;
 use serde_json::{Map, Value, json};
@@ -127,12 +128,11 @@ impl Folder {
             return Err(fail("expected a key \"model\" with an object".into()));
         }
         drop(keys);
-        let mut tokenizer =
-            std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&self.tokenizer_json))
-                .map_err(|_| {
-                    fail("the `tokenizers` library cannot read it (a part of it is malformed)".into())
-                })?
-                .map_err(|e| fail(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
+        let mut tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(&self.tokenizer_json))
+            .map_err(|panic| {
+                fail(format!("the `tokenizers` library cannot read it: a part of it is malformed ({panic})"))
+            })?
+            .map_err(|e| fail(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         let flag = |name: &str| self.config.get(name).and_then(Value::as_bool).unwrap_or(false);

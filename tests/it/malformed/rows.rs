@@ -1,6 +1,8 @@
 //! Rows: through `score`, which names the line that it could not read.
 
 use super::models::{SCORE, bench};
+use rmtrain::Result;
+use rmtrain::data::Rows;
 use std::io::Write;
 
 /// What stands in line 2, after a sound row, and what the message must hold besides `rows.jsonl:2`.
@@ -83,6 +85,29 @@ fn files_that_are_cut_or_are_none() {
         let arguments = ["score", "--model", "model", "--input", name, "--output", "out/kept.jsonl"];
         bench.refused(name, &arguments, b"", &[needle]);
     }
+}
+
+/// The decoder panics on some of these; nobody may see that.
+#[test]
+fn parquet_with_a_changed_byte() {
+    let bench = bench();
+    crate::data::parquet_file(&bench.at("sound.parquet"));
+    let whole = std::fs::read(bench.at("sound.parquet")).unwrap();
+    let arguments = ["score", "--model", "model", "--input", "rows.parquet", "--output", "out/kept.jsonl"];
+    let mut panics = 0;
+    for at in (4..whole.len()).step_by(23) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x41;
+        bench.write("rows.parquet", &damaged);
+        // Text has no checksum, so some damage reads as other rows, and they would be scored.
+        let rows = Rows::of_file(&bench.at("rows.parquet"))
+            .and_then(|rows| rows.map(|row| row?.example("overall_score")).collect::<Result<Vec<_>>>());
+        if let Err(error) = rows {
+            panics += usize::from(error.to_string().contains("cannot be decoded"));
+            bench.refused(&format!("byte {at}"), &arguments, b"", &["rows.parquet"]);
+        }
+    }
+    assert!(panics > 0, "no damage reached a panic of the decoder");
 }
 
 #[test]

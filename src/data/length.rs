@@ -1,7 +1,6 @@
-//! Conversations of more tokens than are allowed, in evaluation and scoring.
+//! Conversations of more tokens than are allowed, shortened by one rule in training, evaluation and scoring.
 
-use crate::data::TokenGroup;
-use crate::model::pack::shared_prefix;
+use super::TokenGroup;
 
 /// A group after [`fit_length`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +24,20 @@ pub fn fit_length(mut group: TokenGroup, max_length: usize, bos: Option<u32>) ->
     let begins_with_bos = bos.is_some() && group.sequences.iter().all(|s| s.first().copied() == bos);
     let kept = usize::from(begins_with_bos);
     // One token of the prompt is left, so that no sequence can become empty.
-    if kept + surplus >= shared_prefix(&group.sequences) {
+    if kept + surplus >= common_prefix(&group.sequences) {
         return Fitted::TooLong { tokens };
     }
     for sequence in &mut group.sequences {
         sequence.drain(kept..kept + surplus);
     }
     Fitted::Truncated(group)
+}
+
+/// Length of what all sequences begin with.
+fn common_prefix(sequences: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = sequences.split_first() else { return 0 };
+    let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    others.iter().map(common).min().unwrap_or(first.len())
 }
 
 #[cfg(test)]
@@ -55,6 +61,12 @@ mod tests {
             Fitted::Truncated(group(&[&[11, 12, 20, 21], &[11, 12, 30]]))
         );
         assert_eq!(fit_length(long, 3, Some(1)), Fitted::TooLong { tokens: 6 });
+    }
+
+    #[test]
+    fn a_single_sequence_is_all_prompt() {
+        assert_eq!(fit_length(group(&[&[1, 2, 3]]), 1, None), Fitted::Truncated(group(&[&[3]])));
+        assert_eq!(fit_length(group(&[&[1, 2, 3]]), 1, Some(1)), Fitted::TooLong { tokens: 3 });
     }
 
     #[test]
