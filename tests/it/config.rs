@@ -334,7 +334,7 @@ fn data() -> impl Strategy<Value = data::Config> {
         splits_dir: Some(PathBuf::from(folder)),
         ..data::Config::default()
     });
-    let sandbox = (any::<u64>(), 1usize..10_000).prop_map(|(seed, prompts)| data::Config {
+    let sandbox = (any::<u64>(), 20usize..10_000).prop_map(|(seed, prompts)| data::Config {
         sandbox: Some(SandboxConfig { seed, prompts }),
         ..data::Config::default()
     });
