@@ -12,6 +12,7 @@ use rmtrain::base::rng;
 use rmtrain::data::TokenPair;
 use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment};
+use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, rms_norm, swiglu};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
@@ -48,6 +49,41 @@ fn family(tokens: usize) -> Family {
     Family { prompt: Segment { start: 0, len: prompt }, responses: responses.to_vec() }
 }
 
+/// The products of a layer, on tiles where the machine has them, beside the `gemm` crate.
+fn products(c: &mut Criterion) {
+    let mut group = c.benchmark_group("matmul");
+    for (rows, inner, columns) in [(2400, 512, 512), (2400, 512, 1536), (2400, 1536, 512), (2400, 896, 4864)]
+    {
+        let name = format!("{rows}x{inner}x{columns}");
+        let [x, w, dy] = [("x", rows * inner), ("w", columns * inner), ("dy", rows * columns)]
+            .map(|(purpose, count)| rng::normals(&mut rng::stream(0, purpose, 0), count));
+        let (x, dy, w) =
+            (Matrix::new(&x, rows, inner), Matrix::new(&dy, rows, columns), Matrix::new(&w, columns, inner));
+        let cases = [
+            ("forward", x, w.transposed()),
+            ("input gradient", dy, w),
+            ("weight gradient", dy.transposed(), x),
+        ];
+        group.throughput(Throughput::Elements(2 * (rows * inner * columns) as u64));
+        for (case, lhs, rhs) in cases {
+            let mut out = vec![0.0; lhs.rows * rhs.columns];
+            group.bench_function(format!("{name} {case}/gemm"), |b| {
+                b.iter(|| gemm::matmul(&mut out, rhs.columns, false, lhs, rhs, gemm::Threads::Pool));
+            });
+            #[cfg(target_arch = "x86_64")]
+            if gemm::amx::available() {
+                let all = 0..lhs.columns;
+                group.bench_function(format!("{name} {case}/amx"), |b| {
+                    b.iter(|| {
+                        gemm::amx::matmul(&mut out, rhs.columns, false, lhs, rhs, std::slice::from_ref(&all));
+                    });
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     for tokens in [256, 1024] {
@@ -82,7 +118,9 @@ fn norm(c: &mut Criterion) {
         b.iter(|| rms_norm::composed_forward(black_box(&x), &weight, EPS).unwrap());
     });
     group.bench_function("backward/fused", |b| {
-        b.iter(|| rms_norm::backward(black_box(&dy), &x, &weight, EPS, &weight_gradient, &groups).unwrap());
+        b.iter(|| {
+            rms_norm::backward(black_box(&dy), &x, &weight, EPS, None, &weight_gradient, &groups).unwrap()
+        });
     });
     group.bench_function("backward/composed", |b| {
         b.iter(|| {
@@ -193,6 +231,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots();
-    targets = attention, norm, activation, training
+    targets = products, attention, norm, activation, training
 }
 criterion_main!(engine);

@@ -1,5 +1,7 @@
 //! Gradient accumulators: f32, written in place.
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm::amx;
 use super::gemm::{Matrix, Threads, matmul};
 use super::host;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Shape, Tensor, Var};
@@ -57,6 +59,19 @@ impl Accumulator {
         host::with(lhs, |lhs| {
             host::with(rhs, |rhs| {
                 self.edit(|sum| {
+                    #[cfg(target_arch = "x86_64")]
+                    if amx::suits(rows, columns) {
+                        let tokens = lhs.len() / rows;
+                        let lhs = Matrix::new(lhs, tokens, rows).transposed();
+                        return amx::matmul(
+                            sum,
+                            columns,
+                            true,
+                            lhs,
+                            Matrix::new(rhs, tokens, columns),
+                            groups,
+                        );
+                    }
                     for group in groups {
                         let lhs = Matrix::new(&lhs[group.start * rows..], group.len(), rows).transposed();
                         let rhs = Matrix::new(&rhs[group.start * columns..], group.len(), columns);
@@ -67,20 +82,32 @@ impl Accumulator {
         })?
     }
 
-    /// Adds, group by group, sums over rows on the CPU: `add_row(row, partial)` adds one row to a partial sum.
-    pub(super) fn add_row_sums(
-        &self,
-        groups: &[Range<usize>],
-        add_row: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Result<()> {
-        let columns = self.0.elem_count();
-        let sums: Vec<Vec<f32>> =
-            groups.par_iter().map(|group| host::sum_over_rows(group.clone(), columns, &add_row)).collect();
+    /// Adds sums over runs of rows, one for each of [`host::row_tasks`] of every group: first together by group, so
+    /// that the result does not depend on which groups are computed together.
+    pub(super) fn add_partial_sums(&self, groups: &[Range<usize>], partials: Vec<Vec<f32>>) -> Result<()> {
+        let mut partials = partials.into_iter();
         self.edit(|total| {
-            for sum in sums {
+            for group in groups {
+                let tasks = host::row_tasks(group).count();
+                let Some(mut sum) = partials.next() else { continue };
+                for partial in partials.by_ref().take(tasks - 1) {
+                    sum.iter_mut().zip(partial).for_each(|(s, p)| *s += p);
+                }
                 total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
             }
         })
+    }
+
+    /// Adds the sums over the rows of `values` [N, out], group of rows by group, on the CPU.
+    pub(super) fn add_row_sums(&self, values: &[f32], groups: &[Range<usize>]) -> Result<()> {
+        let columns = self.0.elem_count();
+        let tasks: Vec<Range<usize>> = groups.iter().flat_map(host::row_tasks).collect();
+        let partial = |rows: Range<usize>| {
+            let mut sum = vec![0.0; columns];
+            add_rows_to(&mut sum, &values[rows.start * columns..rows.end * columns]);
+            sum
+        };
+        self.add_partial_sums(groups, tasks.into_par_iter().map(partial).collect())
     }
 
     /// Adds row `i` of `rows` [N, H] to row `slots[i]` of the sum [U, H].
@@ -116,10 +143,7 @@ impl Accumulator {
     pub fn sum_of_squares(&self) -> Result<f64> {
         if host::is_host_f32(&self.0) {
             return host::with(&self.0, |values| {
-                let partials: Vec<f64> = values
-                    .par_chunks(1 << 14)
-                    .map(|chunk| chunk.iter().map(|&v| f64::from(v) * f64::from(v)).sum())
-                    .collect();
+                let partials: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
                 partials.iter().sum()
             });
         }
@@ -129,6 +153,31 @@ impl Accumulator {
     fn edit(&self, f: impl FnOnce(&mut [f32])) -> Result<()> {
         edit(&self.0, f)
     }
+}
+
+vectorized! {
+fn add_rows_to(sum: &mut [f32], rows: &[f32]) {
+    for row in rows.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(row).for_each(|(s, r)| *s += r);
+    }
+}
+}
+
+vectorized! {
+fn squares(values: &[f32]) -> f64 {
+    // Squared in f64: the square of a large f32 is none.
+    let mut lanes = [0.0f64; 16];
+    let (blocks, rest) = values.as_chunks::<16>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += f64::from(value) * f64::from(value);
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(value) * f64::from(value);
+    }
+    lanes.iter().sum()
+}
 }
 
 /// Lets `f` rewrite the values of a CPU f32 variable in place.

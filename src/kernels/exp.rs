@@ -22,10 +22,10 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 5.000_000_3e-1;
     let e_r = p * r * r + r + 1.0;
     // 2^n in two factors, because 2^128 does not fit in one.
-    let half = n * 0.5;
-    let n1 = ((half + ROUND) - ROUND) as i32;
-    let n2 = n as i32 - n1;
-    let pow2 = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let n1 = (n * 0.5 + ROUND) - ROUND;
+    let n2 = n - n1;
+    // The low bits of `n + ROUND` are n in two's complement.
+    let pow2 = |n: f32| f32::from_bits(((n + ROUND).to_bits() << 23).wrapping_add(127 << 23));
     let y = e_r * pow2(n1) * pow2(n2);
     if x < -87.3 {
         0.0

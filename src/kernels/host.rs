@@ -1,7 +1,7 @@
 //! Borrowing the f32 values of CPU tensors.
 
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor};
-use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Whether the fused CPU kernels apply.
@@ -21,6 +21,33 @@ pub(crate) fn with<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     }
 }
 
+/// Values that a kernel is about to write, every one of them.
+pub(crate) struct Output(Vec<MaybeUninit<f32>>);
+
+impl Output {
+    pub(crate) fn new(count: usize) -> Self {
+        let mut values = Vec::with_capacity(count);
+        // SAFETY: the capacity is there, and a `MaybeUninit` needs no value.
+        unsafe { values.set_len(count) };
+        Self(values)
+    }
+
+    pub(crate) fn values(&mut self) -> &mut [MaybeUninit<f32>] {
+        &mut self.0
+    }
+
+    /// # Safety
+    /// Every value must have been written.
+    pub(crate) unsafe fn into_tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let mut values = std::mem::ManuallyDrop::new(self.0);
+        // SAFETY: the parts are those of a vector of the same layout, whose values are there by the contract above.
+        let values = unsafe {
+            Vec::from_raw_parts(values.as_mut_ptr().cast::<f32>(), values.len(), values.capacity())
+        };
+        tensor(values, shape)
+    }
+}
+
 /// A CPU tensor around `values`, without a copy.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
@@ -30,27 +57,28 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
 /// reductions add in one order.
 pub(crate) const ROWS_PER_TASK: usize = 32;
 
-/// Sums `columns` values over rows: partials of [`ROWS_PER_TASK`] rows each, added in order, so that the result does
-/// not depend on the number of threads.
-pub(crate) fn sum_over_rows(
-    rows: Range<usize>,
-    columns: usize,
-    add_row: impl Fn(usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let partials: Vec<Vec<f32>> = (0..rows.len().div_ceil(ROWS_PER_TASK))
-        .into_par_iter()
-        .map(|task| {
-            let mut partial = vec![0.0; columns];
-            let start = rows.start + task * ROWS_PER_TASK;
-            for row in start..(start + ROWS_PER_TASK).min(rows.end) {
-                add_row(row, &mut partial);
-            }
-            partial
-        })
-        .collect();
-    let mut sum = vec![0.0; columns];
-    for partial in partials {
-        sum.iter_mut().zip(partial).for_each(|(s, p)| *s += p);
+/// `rows` in runs of [`ROWS_PER_TASK`].
+pub(crate) fn row_tasks(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = rows.end;
+    rows.clone().step_by(ROWS_PER_TASK).map(move |start| start..(start + ROWS_PER_TASK).min(end))
+}
+
+/// The sum of `f` over slices of one length, in f64 over sixteen lanes, whatever the width of a vector.
+#[inline(always)]
+pub(crate) fn lane_sum<const K: usize>(slices: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0f64; LANES];
+    let count = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);
+    let slices = slices.map(|slice| &slice[..count]);
+    let whole = count / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        let block = slices.map(|slice| &slice[start..start + LANES]);
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += f64::from(f(block.map(|block| block[lane])));
+        }
     }
-    sum
+    for i in whole..count {
+        lanes[i - whole] += f64::from(f(slices.map(|slice| slice[i])));
+    }
+    lanes.iter().sum()
 }

@@ -8,6 +8,17 @@
 //! Shape letters: N packed tokens, S sequences, H hidden, I intermediate, A query heads, K key-value heads,
 //! D head dimension, V vocabulary.
 
+/// Compiles a function for AVX-512, AVX2 and the platform's least processor; the machine chooses at run time.
+///
+/// Nothing in these functions may depend on the width of a vector, so that all versions give the same bits.
+macro_rules! vectorized {
+    ($item:item) => {
+        #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+        $item
+    };
+}
+pub(crate) use vectorized;
+
 pub mod accumulator;
 pub mod attention;
 pub mod embedding;

@@ -9,6 +9,7 @@
 use super::host::{self, ROWS_PER_TASK};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Cosines and sines of every position and frequency, [positions, D/2], f32.
 #[derive(Debug, Clone)]
@@ -56,30 +57,39 @@ fn rotate(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Resul
     }
     let (n, width) = x.dims2()?;
     let half = table.cos.dim(1)?;
-    let mut y = vec![0.0f32; n * width];
+    let mut y = host::Output::new(n * width);
     host::with(x, |x| {
         host::with(&table.cos, |cos| {
             host::with(&table.sin, |sin| {
                 let rows = ROWS_PER_TASK * width;
-                y.par_chunks_mut(rows).zip(x.par_chunks(rows)).enumerate().for_each(|(task, (y, x))| {
-                    let positions = &positions[task * ROWS_PER_TASK..];
+                let tasks = y.values().par_chunks_mut(rows).zip(x.par_chunks(rows));
+                tasks.zip(positions.par_chunks(ROWS_PER_TASK)).for_each(|((y, x), positions)| {
                     for ((y, x), &p) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(positions) {
                         let angle = p as usize * half..(p as usize + 1) * half;
-                        let (cos, sin) = (&cos[angle.clone()], &sin[angle]);
-                        for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                            let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
-                            for i in 0..half {
-                                let sin = direction * sin[i];
-                                ya[i] = xa[i] * cos[i] - xb[i] * sin;
-                                yb[i] = xb[i] * cos[i] + xa[i] * sin;
-                            }
-                        }
+                        rotate_row(y, x, &cos[angle.clone()], &sin[angle], direction);
                     }
                 });
             })
         })?
     })??;
-    host::tensor(y, (n, width))
+    // SAFETY: the tasks cover it.
+    unsafe { y.into_tensor((n, width)) }
+}
+
+vectorized! {
+/// All heads of one token.
+fn rotate_row(y: &mut [MaybeUninit<f32>], x: &[f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let half = cos.len();
+    for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+        let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
+        let values = ya.iter_mut().zip(yb).zip(xa.iter().zip(xb)).zip(cos.iter().zip(sin));
+        for (((ya, yb), (xa, xb)), (cos, sin)) in values {
+            let sin = direction * sin;
+            ya.write(xa * cos - xb * sin);
+            yb.write(xb * cos + xa * sin);
+        }
+    }
+}
 }
 
 /// The rotation out of candle operations, computed in f32.

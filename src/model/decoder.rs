@@ -118,7 +118,8 @@ impl Decoder {
         let weight = parameters.tensor(self.final_norm);
         let d_hidden = d_hidden.to_dtype(last.dtype())?;
         let (eps, d_weight) = (self.config.rms_norm_eps, gradients.sum(self.final_norm));
-        let mut dx = rms_norm::backward(&d_hidden, &last, weight, eps, d_weight, &pack.sequence_groups())?;
+        let mut dx =
+            rms_norm::backward(&d_hidden, &last, weight, eps, None, d_weight, &pack.sequence_groups())?;
         let layers = self.layers.iter().enumerate().rev();
         for ((i, layer), record) in layers.zip(records.into_iter().rev()) {
             let last_only = i + 1 == self.layers.len();

@@ -17,13 +17,17 @@ pub(super) struct Linear {
 impl Linear {
     fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.map(|bias| parameters.tensor(bias));
-        linear::forward(x, parameters.tensor(self.weight), bias)
+        linear::forward(x, parameters.tensor(self.weight), bias, None)
     }
 
-    fn backward(&self, step: &Backward, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    fn forward_onto(&self, parameters: &Parameters, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.map(|bias| parameters.tensor(bias));
+        linear::forward(x, parameters.tensor(self.weight), bias, Some(residual))
+    }
+
+    fn add_gradients(&self, step: &Backward, dy: &Tensor, x: &Tensor) -> Result<()> {
         let bias = self.bias.map(|bias| step.gradients.sum(bias));
-        let weight = step.parameters.tensor(self.weight);
-        linear::backward(dy, x, weight, step.gradients.sum(self.weight), bias, step.groups)
+        linear::weight_gradient(dy, x, step.gradients.sum(self.weight), bias, step.groups)
     }
 }
 
@@ -62,9 +66,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a backward pass reads and adds to.
+/// What a backward pass adds to.
 struct Backward<'a> {
-    parameters: &'a Parameters,
     gradients: &'a Gradients,
     /// Rows whose parameter gradients are added together: those of one group of sequences.
     groups: &'a [Range<usize>],
@@ -94,13 +97,13 @@ impl Layer {
         let k = rope::forward(&self.key.forward(parameters, &normed)?, &pack.positions, table)?;
         let v = self.value.forward(parameters, &normed)?;
         let attention = attention::forward(&q, &k, &v, &pack.families, heads)?;
-        let residual = self.output.forward(parameters, &rows(&attention.values, pack, last_only)?)?;
-        let middle = (rows(x, pack, last_only)? + residual)?;
+        let attended = rows(&attention.values, pack, last_only)?;
+        let middle = self.output.forward_onto(parameters, &attended, &rows(x, pack, last_only)?)?;
 
         let normed = rms_norm::forward(&middle, parameters.tensor(self.post_attention_norm), eps)?;
         let gate = self.gate.forward(parameters, &normed)?;
         let up = self.up.forward(parameters, &normed)?;
-        let y = (&middle + self.down.forward(parameters, &swiglu::forward(&gate, &up)?)?)?;
+        let y = self.down.forward_onto(parameters, &swiglu::forward(&gate, &up)?, &middle)?;
         Ok((y, Saved { x: x.clone(), q, k, v, attention, middle, gate, up }))
     }
 
@@ -114,35 +117,46 @@ impl Layer {
         last_only: bool,
     ) -> Result<Tensor> {
         let Context { parameters, pack, table, heads, eps } = *context;
-        let step = Backward { parameters, gradients, groups: &pack.token_groups() };
+        let step = Backward { gradients, groups: &pack.token_groups() };
         let sequences = pack.sequence_groups();
         let after = Backward { groups: if last_only { &sequences } else { step.groups }, ..step };
         let Saved { x, q, k, v, attention, middle, gate, up } = saved;
 
-        let d_product = self.down.backward(&after, dy, &swiglu::forward(gate, up)?)?;
-        let (d_gate, d_up) = swiglu::backward(&d_product, gate, up)?;
-        let weight = parameters.tensor(self.post_attention_norm);
-        let normed = rms_norm::forward(middle, weight, eps)?;
-        let d_normed =
-            (self.gate.backward(&after, &d_gate, &normed)? + self.up.backward(&after, &d_up, &normed)?)?;
-        let d_weight = gradients.sum(self.post_attention_norm);
-        let d_middle = rms_norm::backward(&d_normed, middle, weight, eps, d_weight, after.groups)?;
-        let d_middle = (dy + d_middle)?;
+        let weight = |linear: &Linear| parameters.tensor(linear.weight);
+        let d_product = linear::input_gradient(&[(dy, weight(&self.down))])?;
+        let swiglu::Gradient { gate: d_gate, up: d_up, product } = swiglu::backward(&d_product, gate, up)?;
+        self.down.add_gradients(&after, dy, &product)?;
+        drop((d_product, product));
+        let norm = parameters.tensor(self.post_attention_norm);
+        let normed = rms_norm::forward(middle, norm, eps)?;
+        self.gate.add_gradients(&after, &d_gate, &normed)?;
+        self.up.add_gradients(&after, &d_up, &normed)?;
+        drop(normed);
+        let d_normed = linear::input_gradient(&[(&d_gate, weight(&self.gate)), (&d_up, weight(&self.up))])?;
+        drop((d_gate, d_up));
+        let d_norm = gradients.sum(self.post_attention_norm);
+        let d_middle = rms_norm::backward(&d_normed, middle, norm, eps, Some(dy), d_norm, after.groups)?;
 
-        let d_attention =
-            self.output.backward(&after, &d_middle, &rows(&attention.values, pack, last_only)?)?;
+        self.output.add_gradients(&after, &d_middle, &rows(&attention.values, pack, last_only)?)?;
+        let d_attention = linear::input_gradient(&[(&d_middle, weight(&self.output))])?;
         let d_attention = spread(&d_attention, pack, last_only)?;
         let (dq, dk, dv) = attention::backward(&d_attention, attention, q, k, v, &pack.families, heads)?;
+        drop(d_attention);
         let dq = rope::backward(&dq, &pack.positions, table)?;
         let dk = rope::backward(&dk, &pack.positions, table)?;
-        let weight = parameters.tensor(self.input_norm);
-        let normed = rms_norm::forward(x, weight, eps)?;
-        let d_normed =
-            (self.query.backward(&step, &dq, &normed)? + self.key.backward(&step, &dk, &normed)?)?;
-        let d_normed = (d_normed + self.value.backward(&step, &dv, &normed)?)?;
-        let d_weight = gradients.sum(self.input_norm);
-        let dx = rms_norm::backward(&d_normed, x, weight, eps, d_weight, step.groups)?;
-        dx + spread(&d_middle, pack, last_only)?
+        let norm = parameters.tensor(self.input_norm);
+        let normed = rms_norm::forward(x, norm, eps)?;
+        for (linear, dy) in [(&self.query, &dq), (&self.key, &dk), (&self.value, &dv)] {
+            linear.add_gradients(&step, dy, &normed)?;
+        }
+        let d_normed = linear::input_gradient(&[
+            (&dq, weight(&self.query)),
+            (&dk, weight(&self.key)),
+            (&dv, weight(&self.value)),
+        ])?;
+        let residual = spread(&d_middle, pack, last_only)?;
+        let d_norm = gradients.sum(self.input_norm);
+        rms_norm::backward(&d_normed, x, norm, eps, Some(&residual), d_norm, step.groups)
     }
 }
 

@@ -9,11 +9,13 @@
 
 use super::{Config, Gradient, Gradients, ParameterId, Parameters};
 use crate::kernels::accumulator::edit;
-use crate::kernels::host;
+use crate::kernels::{host, vectorized};
 use candle_core::{DType, Result, Tensor, Var};
 use rayon::prelude::*;
 
 const VALUES_PER_TASK: usize = 1 << 14;
+/// Rows of a table, at least.
+const ROWS_PER_TASK: usize = 32;
 
 /// The optimizer's state: two moments a parameter, and the number of steps taken.
 #[derive(Debug)]
@@ -116,15 +118,29 @@ impl AdamW {
     }
 }
 
+vectorized! {
 /// Updates slices of one length: parameter, moments and gradient.
-fn update_slice(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: impl Fn(usize) -> f32) {
-    for i in 0..p.len() {
-        let g = g(i) * u.scale;
-        m[i] = u.beta1 * m[i] + u.complement1 * g;
-        v[i] = u.beta2 * v[i] + u.complement2 * g * g;
-        let denominator = v[i].sqrt() * u.inverse_sqrt_correction2 + u.eps;
-        p[i] = u.decay * p[i] - u.step_size * (m[i] / denominator);
+fn update_slice(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+        let g = g * u.scale;
+        *m = u.beta1 * *m + u.complement1 * g;
+        *v = u.beta2 * *v + u.complement2 * g * g;
+        let denominator = v.sqrt() * u.inverse_sqrt_correction2 + u.eps;
+        *p = u.decay * *p - u.step_size * (*m / denominator);
     }
+}
+}
+
+vectorized! {
+/// [`update_slice`] for a gradient of zero.
+fn update_without_gradient(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+    for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
+        *m *= u.beta1;
+        *v *= u.beta2;
+        let denominator = v.sqrt() * u.inverse_sqrt_correction2 + u.eps;
+        *p = u.decay * *p - u.step_size * (*m / denominator);
+    }
+}
 }
 
 fn update_on_host(u: Update, parameter: &Var, moments: &Moments, gradient: &Gradient) -> Result<()> {
@@ -132,20 +148,18 @@ fn update_on_host(u: Update, parameter: &Var, moments: &Moments, gradient: &Grad
         Gradient::Dense(sum) => host::with(sum.tensor(), |g| {
             let chunks = p.par_chunks_mut(VALUES_PER_TASK).zip(m.par_chunks_mut(VALUES_PER_TASK));
             let chunks = chunks.zip(v.par_chunks_mut(VALUES_PER_TASK)).zip(g.par_chunks(VALUES_PER_TASK));
-            chunks.for_each(|(((p, m), v), g)| update_slice(u, p, m, v, |i| g[i]));
+            chunks.for_each(|(((p, m), v), g)| update_slice(u, p, m, v, g));
         }),
         Gradient::Rows { rows, sum } => {
             let width = sum.tensor().dim(1)?;
             host::with(sum.tensor(), |g| {
                 let rows_of = |values| <[f32]>::par_chunks_mut(values, width);
-                rows_of(p).zip(rows_of(m)).zip(rows_of(v)).enumerate().for_each(|(row, ((p, m), v))| {
+                let table = rows_of(p).zip(rows_of(m)).zip(rows_of(v)).enumerate();
+                table.with_min_len(ROWS_PER_TASK).for_each(|(row, ((p, m), v))| {
                     match rows.binary_search(&(row as u32)) {
-                        Ok(slot) => {
-                            let g = &g[slot * width..][..width];
-                            update_slice(u, p, m, v, |i| g[i]);
-                        }
+                        Ok(slot) => update_slice(u, p, m, v, &g[slot * width..][..width]),
                         // An untouched row still moves on its old moments, as in dense AdamW.
-                        Err(_) => update_slice(u, p, m, v, |_| 0.0),
+                        Err(_) => update_without_gradient(u, p, m, v),
                     }
                 });
             })

@@ -6,6 +6,7 @@
 use super::{Family, Heads, Segment};
 use crate::kernels::exp::exp;
 use crate::kernels::gemm::{Matrix, Threads, matmul, matmul_to};
+use crate::kernels::host::lane_sum;
 use rayon::prelude::*;
 
 /// Queries of one block: scores of a block fit in the cache for common lengths.
@@ -109,11 +110,49 @@ impl Block<'_> {
         let (keys, scale) = (self.keys(), self.heads.scale());
         for (i, row) in weights.chunks_exact_mut(keys).enumerate() {
             let (seen, hidden) = row.split_at_mut(self.visible(i));
-            let lse = log_sum_exp(i);
-            seen.iter_mut().for_each(|s| *s = exp(*s * scale - lse));
+            exponentials(seen, scale, log_sum_exp(i));
             hidden.fill(0.0);
         }
     }
+}
+
+vectorized! {
+/// `softmax(scale * scores)` in place; returns the log of the denominator.
+fn softmax(scores: &mut [f32], scale: f32) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = scores.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &score) in lanes.iter_mut().zip(block) {
+            // NaN is not greater; it comes back below, from `exp`.
+            *lane = if score > *lane { score } else { *lane };
+        }
+    }
+    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max) * scale;
+    exponentials(scores, scale, largest);
+    let total = lane_sum([scores], |[weight]| weight);
+    let inverse = (1.0 / total) as f32;
+    scores.iter_mut().for_each(|s| *s *= inverse);
+    largest + total.ln() as f32
+}
+}
+
+vectorized! {
+/// `exp(scale * score - shift)` in place.
+fn exponentials(scores: &mut [f32], scale: f32, shift: f32) {
+    scores.iter_mut().for_each(|s| *s = exp(*s * scale - shift));
+}
+}
+
+vectorized! {
+/// Gradients of scores before their scaling from those of the weights, in place, for one query whose output is `y`.
+fn score_gradients(gradients: &mut [f32], weights: &[f32], dy: &[f32], y: &[f32], scale: f32) {
+    // sum_j p_j dp_j = dy . y
+    let mean = lane_sum([dy, y], |[dy, y]| dy * y) as f32;
+    for (gradient, weight) in gradients.iter_mut().zip(weights) {
+        *gradient = weight * (*gradient - mean) * scale;
+    }
+}
 }
 
 /// [N, A * D] values and [N, A] log-sum-exp.
@@ -145,17 +184,10 @@ fn forward_block(block: &Block, scores: &mut Vec<f32>, out: Shared, lse: Shared)
     let scale = heads.scale();
     for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
         let (seen, hidden) = row.split_at_mut(block.visible(i));
-        let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max) * scale;
-        let mut total = 0.0f64;
-        for lane in seen.chunks_mut(64) {
-            lane.iter_mut().for_each(|s| *s = exp(*s * scale - largest));
-            total += f64::from(lane.iter().sum::<f32>());
-        }
-        let inverse = (1.0 / total) as f32;
-        seen.iter_mut().for_each(|s| *s *= inverse);
+        let log_sum_exp = softmax(seen, scale);
         hidden.fill(0.0);
         // SAFETY: only this task touches this token and head.
-        unsafe { *lse.at((queries.start + i) * heads.query + head) = largest + total.ln() as f32 };
+        unsafe { *lse.at((queries.start + i) * heads.query + head) = log_sum_exp };
     }
     let width = heads.query * heads.dim;
     let weights = |from, len| Block::columns(scores, queries.len, keys, from, len);
@@ -225,12 +257,8 @@ fn backward_block(block: &Block, saved: Saved, scratch: &mut Scratch, gradients:
     for i in 0..queries.len {
         let at = ((queries.start + i) * heads.query + head) * heads.dim;
         let (dy, y) = (&saved.d_output[at..at + heads.dim], &saved.output[at..at + heads.dim]);
-        // sum_j p_ij dp_ij = dy_i . y_i
-        let mean = dy.iter().zip(y).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
         let row = i * keys..(i + 1) * keys;
-        for (ds, p) in d_scores[row.clone()].iter_mut().zip(&weights[row]) {
-            *ds = p * (*ds - mean) * heads.scale();
-        }
+        score_gradients(&mut d_scores[row.clone()], &weights[row], dy, y, heads.scale());
     }
 
     let kv_width = heads.key_value * heads.dim;

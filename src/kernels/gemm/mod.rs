@@ -1,5 +1,8 @@
 //! Matrix products on slices, through the `gemm` crate.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
+
 use gemm::Parallelism;
 
 /// A matrix inside a slice.
