@@ -9,7 +9,7 @@
 
 use super::{Config, Gradient, Gradients, ParameterId, Parameters};
 use crate::kernels::accumulator::edit;
-use crate::kernels::{host, vectorized};
+use crate::kernels::{Accumulator, host, vectorized};
 use candle_core::{DType, Result, Tensor, Var};
 use rayon::prelude::*;
 
@@ -25,6 +25,10 @@ pub struct AdamW {
     weight_decay: f64,
     steps: u64,
     moments: Vec<Moments>,
+    /// Of each parameter with row gradients, which rows a gradient ever reached; `None` until that is known. The
+    /// moments of the others are zero, so an update leaves them as they are but for their decay: they are not even
+    /// read, and what was never written takes no memory.
+    reached: Vec<Option<Vec<bool>>>,
 }
 
 /// First and second moment of one parameter, f32, of its shape.
@@ -64,6 +68,7 @@ impl AdamW {
             weight_decay: config.weight_decay,
             steps: 0,
             moments: parameters.iter().map(zeros).collect::<Result<_>>()?,
+            reached: parameters.iter().map(|(_, p)| Some(vec![false; p.master().dims()[0]])).collect(),
         })
     }
 
@@ -78,8 +83,9 @@ impl AdamW {
         self.steps += 1;
         let t = self.steps as f64;
         let [beta1, beta2] = self.betas;
-        for (((_, parameter), (_, gradient)), moments) in
-            parameters.iter().zip(gradients.iter()).zip(&self.moments)
+        let state = self.moments.iter().zip(&mut self.reached);
+        for (((_, parameter), (_, gradient)), (moments, reached)) in
+            parameters.iter().zip(gradients.iter()).zip(state)
         {
             let decay = if parameter.decays { self.weight_decay } else { 0.0 };
             let update = Update {
@@ -94,7 +100,12 @@ impl AdamW {
                 scale: scale as f32,
             };
             if host::is_host_f32(parameter.master()) {
-                update_on_host(update, parameter.master(), moments, gradient)?;
+                match gradient {
+                    Gradient::Dense(sum) => update_dense(update, parameter.master(), moments, sum)?,
+                    Gradient::Rows { rows, sum } => {
+                        update_rows(update, parameter.master(), moments, reached, rows, sum)?;
+                    }
+                }
             } else {
                 update_composed(update, parameter.master(), moments, gradient)?;
             }
@@ -115,6 +126,7 @@ impl AdamW {
     /// Continues after `steps` updates; the moments have been written through [`AdamW::moments`].
     pub fn resume_at(&mut self, steps: u64) {
         self.steps = steps;
+        self.reached.fill(None);
     }
 }
 
@@ -143,27 +155,54 @@ fn update_without_gradient(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32
 }
 }
 
-fn update_on_host(u: Update, parameter: &Var, moments: &Moments, gradient: &Gradient) -> Result<()> {
-    with_state(parameter, moments, |p, m, v| match gradient {
-        Gradient::Dense(sum) => host::with(sum.tensor(), |g| {
+vectorized! {
+/// [`update_slice`] for a gradient of zero and moments of zero.
+fn decay_slice(decay: f32, p: &mut [f32]) {
+    p.iter_mut().for_each(|p| *p *= decay);
+}
+}
+
+fn update_dense(u: Update, parameter: &Var, moments: &Moments, sum: &Accumulator) -> Result<()> {
+    with_state(parameter, moments, |p, m, v| {
+        host::with(sum.tensor(), |g| {
             let chunks = p.par_chunks_mut(VALUES_PER_TASK).zip(m.par_chunks_mut(VALUES_PER_TASK));
             let chunks = chunks.zip(v.par_chunks_mut(VALUES_PER_TASK)).zip(g.par_chunks(VALUES_PER_TASK));
             chunks.for_each(|(((p, m), v), g)| update_slice(u, p, m, v, g));
-        }),
-        Gradient::Rows { rows, sum } => {
-            let width = sum.tensor().dim(1)?;
-            host::with(sum.tensor(), |g| {
-                let rows_of = |values| <[f32]>::par_chunks_mut(values, width);
-                let table = rows_of(p).zip(rows_of(m)).zip(rows_of(v)).enumerate();
-                table.with_min_len(ROWS_PER_TASK).for_each(|(row, ((p, m), v))| {
-                    match rows.binary_search(&(row as u32)) {
-                        Ok(slot) => update_slice(u, p, m, v, &g[slot * width..][..width]),
-                        // An untouched row still moves on its old moments, as in dense AdamW.
-                        Err(_) => update_without_gradient(u, p, m, v),
-                    }
-                });
-            })
+        })
+    })
+}
+
+/// Dense AdamW, where only `rows` have a gradient.
+fn update_rows(
+    u: Update,
+    parameter: &Var,
+    moments: &Moments,
+    reached: &mut Option<Vec<bool>>,
+    rows: &[u32],
+    sum: &Accumulator,
+) -> Result<()> {
+    let width = sum.tensor().dim(1)?;
+    with_state(parameter, moments, |p, m, v| {
+        let is_moving = |(m, v): (&[f32], &[f32])| m.iter().chain(v).any(|&moment| moment != 0.0);
+        let reached = reached.get_or_insert_with(|| {
+            m.par_chunks(width).zip(v.par_chunks(width)).map(is_moving).collect::<Vec<bool>>()
+        });
+        for &row in rows {
+            reached[row as usize] = true;
         }
+        host::with(sum.tensor(), |g| {
+            let rows_of = |values| <[f32]>::par_chunks_mut(values, width);
+            let table = rows_of(p).zip(rows_of(m)).zip(rows_of(v)).zip(&*reached).enumerate();
+            table.with_min_len(ROWS_PER_TASK).for_each(|(row, (((p, m), v), &reached))| {
+                match rows.binary_search(&(row as u32)) {
+                    Ok(slot) => update_slice(u, p, m, v, &g[slot * width..][..width]),
+                    // It still moves on its old moments.
+                    Err(_) if reached => update_without_gradient(u, p, m, v),
+                    Err(_) if u.decay != 1.0 => decay_slice(u.decay, p),
+                    Err(_) => {}
+                }
+            });
+        })
     })
 }
 
@@ -280,8 +319,12 @@ mod tests {
             AdamW::new(&config(), &sparse)?,
             AdamW::new(&config(), &composed)?,
         );
-        // Step 1 touches rows 1 and 4, step 2 only row 1: row 4 must go on moving on its momentum.
-        for rows in [vec![1u32, 4], vec![1]] {
+        // Step 1 touches rows 1 and 4, step 2 only row 1: row 4 must go on moving on its momentum, also after a
+        // resume, before which the optimizer does not know what it has touched.
+        for rows in [vec![1u32, 4], vec![1], vec![]] {
+            if rows.is_empty() {
+                optimizers.1.resume_at(optimizers.1.steps());
+            }
             let values = wave((rows.len(), 3), 0.8)?;
             dense_gradients.sum(table).clear()?;
             dense_gradients.add_rows(table, &rows, &values)?;
