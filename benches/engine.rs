@@ -72,10 +72,13 @@ fn products(c: &mut Criterion) {
             });
             #[cfg(target_arch = "x86_64")]
             if gemm::amx::available() {
+                use gemm::amx::{Destination, Initial, matmul};
                 let all = 0..lhs.columns;
                 group.bench_function(format!("{name} {case}/amx"), |b| {
                     b.iter(|| {
-                        gemm::amx::matmul(&mut out, rhs.columns, false, lhs, rhs, std::slice::from_ref(&all));
+                        let onto = Destination::onto(&mut out, rhs.columns);
+                        let destination = Destination { initial: Initial::Zero, ..onto };
+                        matmul(&mut [destination], &[lhs], &[rhs], std::slice::from_ref(&all));
                     });
                 });
             }

@@ -46,36 +46,43 @@ impl Accumulator {
         self.0.set(&(self.0.as_tensor() + term)?)
     }
 
-    /// Adds `lhs^T . rhs`, group of rows by group: the weight gradient of a linear layer from `dy` [N, out] and `x`
-    /// [N, in].
+    /// Adds `dy^T . x` to every sum, group of rows by group: the weight gradients of layers that share their input `x`
+    /// [N, in], each from its own `dy` [N, out].
     ///
-    /// On the CPU the groups are added one after the other, so that the sum does not depend on which of them happen
-    /// to be computed together.
-    pub fn add_transposed_product(&self, lhs: &Tensor, rhs: &Tensor, groups: &[Range<usize>]) -> Result<()> {
-        if !host::is_host_f32(&self.0) {
-            return self.add(&lhs.t()?.matmul(rhs)?);
+    /// On the CPU the groups are added one after the other, so that a sum does not depend on which of them happen to
+    /// be computed together.
+    pub(super) fn add_transposed_products<const K: usize>(
+        terms: [(&Self, &Tensor); K],
+        x: &Tensor,
+        groups: &[Range<usize>],
+    ) -> Result<()> {
+        if !host::is_host_f32(x) {
+            return terms.iter().try_for_each(|(sum, dy)| sum.add(&dy.t()?.matmul(x)?));
         }
-        let ((_, rows), (_, columns)) = (lhs.dims2()?, rhs.dims2()?);
-        host::with(lhs, |lhs| {
-            host::with(rhs, |rhs| {
-                self.edit(|sum| {
+        let (tokens, columns) = x.dims2()?;
+        let rows = terms.iter().map(|(_, dy)| dy.dim(1)).collect::<Result<Vec<_>>>()?;
+        let vars: Vec<&Var> = terms.iter().map(|(sum, _)| &sum.0).collect();
+        let dys: Vec<&Tensor> = terms.iter().map(|(_, dy)| *dy).collect();
+        host::with(x, |x| {
+            host::with_all(&dys, |dys| {
+                edit_all(&vars, |sums| {
                     #[cfg(target_arch = "x86_64")]
-                    if amx::suits(rows, columns) {
-                        let tokens = lhs.len() / rows;
-                        let lhs = Matrix::new(lhs, tokens, rows).transposed();
-                        return amx::matmul(
-                            sum,
-                            columns,
-                            true,
-                            lhs,
-                            Matrix::new(rhs, tokens, columns),
-                            groups,
-                        );
+                    if rows.iter().all(|&rows| amx::suits(rows, columns)) {
+                        let lhs: Vec<Matrix> = dys
+                            .iter()
+                            .zip(&rows)
+                            .map(|(dy, &rows)| Matrix::new(dy, tokens, rows).transposed())
+                            .collect();
+                        let mut sums: Vec<amx::Destination> =
+                            sums.iter_mut().map(|sum| amx::Destination::onto(sum, columns)).collect();
+                        return amx::matmul(&mut sums, &lhs, &[Matrix::new(x, tokens, columns)], groups);
                     }
-                    for group in groups {
-                        let lhs = Matrix::new(&lhs[group.start * rows..], group.len(), rows).transposed();
-                        let rhs = Matrix::new(&rhs[group.start * columns..], group.len(), columns);
-                        matmul(sum, columns, true, lhs, rhs, Threads::Pool);
+                    for ((sum, dy), &rows) in sums.iter_mut().zip(dys).zip(&rows) {
+                        for group in groups {
+                            let dy = Matrix::new(&dy[group.start * rows..], group.len(), rows);
+                            let x = Matrix::new(&x[group.start * columns..], group.len(), columns);
+                            matmul(sum, columns, true, dy.transposed(), x, Threads::Pool);
+                        }
                     }
                 })
             })?
@@ -200,6 +207,33 @@ pub fn edit(variable: &Var, f: impl FnOnce(&mut [f32])) -> Result<()> {
     variable.inplace_op1(&Edit(std::cell::Cell::new(Some(f))))
 }
 
+/// [`edit`] for several variables at once, which must be different ones.
+fn edit_all(variables: &[&Var], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()> {
+    fn collect(
+        variables: &[&Var],
+        values: Vec<&mut [f32]>,
+        f: &mut dyn FnMut(&mut [&mut [f32]]),
+    ) -> Result<()> {
+        let Some((first, others)) = variables.split_first() else {
+            let mut values = values;
+            f(&mut values);
+            return Ok(());
+        };
+        let mut outcome = Ok(());
+        edit(first, |first| {
+            let values = values.into_iter().chain([first]).collect();
+            outcome = collect(others, values, f);
+        })?;
+        outcome
+    }
+    let mut f = Some(f);
+    collect(variables, Vec::new(), &mut |values| {
+        if let Some(f) = f.take() {
+            f(values);
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,8 +246,8 @@ mod tests {
         let acc = Accumulator::zeros((2, 3), &like)?;
         let dy = Tensor::new(&[[1f32, 2.], [3., 4.]], &cpu)?;
         let x = Tensor::new(&[[1f32, 0., 1.], [0., 1., 1.]], &cpu)?;
-        acc.add_transposed_product(&dy, &x, std::slice::from_ref(&(0..2)))?;
-        acc.add_transposed_product(&dy, &x, &[0..1, 1..2])?;
+        Accumulator::add_transposed_products([(&acc, &dy)], &x, std::slice::from_ref(&(0..2)))?;
+        Accumulator::add_transposed_products([(&acc, &dy)], &x, &[0..1, 1..2])?;
         assert_eq!(acc.tensor().to_vec2::<f32>()?, [[2., 6., 8.], [4., 8., 12.]]);
         acc.add_rows(&[1, 1], &x)?;
         acc.add(&Tensor::ones((2, 3), DType::F32, &cpu)?)?;

@@ -21,6 +21,22 @@ pub(crate) fn with<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     }
 }
 
+/// [`with`] for several tensors at once.
+pub(crate) fn with_all<R>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+    fn collect(tensors: &[&Tensor], values: &[&[f32]], f: &mut dyn FnMut(&[&[f32]])) -> Result<()> {
+        match tensors.split_first() {
+            None => f(values),
+            Some((first, others)) => {
+                with(first, |first| collect(others, &[values, &[first]].concat(), f))??;
+            }
+        }
+        Ok(())
+    }
+    let (mut f, mut result) = (Some(f), None);
+    collect(tensors, &[], &mut |values| result = f.take().map(|f| f(values)))?;
+    result.ok_or_else(|| candle_core::Error::Msg("no tensors were borrowed".into()))
+}
+
 /// Values that a kernel is about to write, every one of them.
 pub(crate) struct Output(Vec<MaybeUninit<f32>>);
 
@@ -34,6 +50,10 @@ impl Output {
 
     pub(crate) fn values(&mut self) -> &mut [MaybeUninit<f32>] {
         &mut self.0
+    }
+
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.0.truncate(count);
     }
 
     /// # Safety

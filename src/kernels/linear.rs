@@ -7,55 +7,78 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::gemm::amx;
-use super::gemm::{Matrix, Threads, matmul};
+use super::gemm::{Matrix, Threads, matmul_to};
 use super::{Accumulator, host};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Fewer rows than this are padded with zeros. `gemm` 0.19 treats products of at most 64 x 64 differently.
 const MIN_ROWS: usize = 65;
 
-/// `x` [N, in], `weight` [out, in], `bias` [out] to [N, out]; `residual` [N, out] is added where there is one.
-pub fn forward(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (n, inputs) = x.dims2()?;
-    let outputs = weight.dim(0)?;
+/// The weight of a layer [out, in], its bias [out], and what its result is added to, [N, out].
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    pub weight: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    pub residual: Option<&'a Tensor>,
+}
+
+/// `x` [N, in] through layers that share it, each to [N, out].
+pub fn forward<const K: usize>(x: &Tensor, layers: [Layer; K]) -> Result<[Tensor; K]> {
     if !host::is_host_f32(x) {
-        let mut y = x.matmul(&weight.t()?)?;
-        if let Some(bias) = bias {
-            y = y.broadcast_add(bias)?;
-        }
-        return residual.map_or(Ok(y.clone()), |residual| residual + y);
+        return each(layers, |layer| composed_forward(x, layer));
     }
-    let mut y = Rows::new(n, outputs);
-    if let Some(residual) = residual {
-        host::with(residual, |residual| y.start_from(residual))?;
+    #[cfg(target_arch = "x86_64")]
+    if suit(&layers)? {
+        return host::with(x, |x| tiles::forward(x, layers))?;
     }
-    if let Some(bias) = bias {
-        host::with(bias, |bias| y.add_to_each(bias))?;
-    }
+    let (n, _) = x.dims2()?;
     host::with(x, |x| {
-        host::with(weight, |weight| y.add_product(x, Matrix::new(weight, outputs, inputs).transposed()))
-    })??;
-    y.into_tensor()
+        each(layers, |Layer { weight, bias, residual }| {
+            let (outputs, inputs) = weight.dims2()?;
+            let mut y = Rows::new(n, outputs);
+            if let Some(residual) = residual {
+                host::with(residual, |residual| y.start_from(residual))?;
+            }
+            if let Some(bias) = bias {
+                host::with(bias, |bias| y.add_to_each(bias))?;
+            }
+            host::with(weight, |w| y.add_product(x, Matrix::new(w, outputs, inputs).transposed()))?;
+            y.into_tensor()
+        })
+    })?
+}
+
+/// `f` of every item, or the first error.
+fn each<T, const K: usize>(items: [T; K], f: impl FnMut(T) -> Result<Tensor>) -> Result<[Tensor; K]> {
+    let done = items.into_iter().map(f).collect::<Result<Vec<_>>>()?;
+    done.try_into().map_err(|_| candle_core::Error::Msg("as many results as items".into()))
+}
+
+fn composed_forward(x: &Tensor, Layer { weight, bias, residual }: Layer) -> Result<Tensor> {
+    let mut y = x.matmul(&weight.t()?)?;
+    if let Some(bias) = bias {
+        y = y.broadcast_add(bias)?;
+    }
+    match residual {
+        Some(residual) => residual + y,
+        None => Ok(y),
+    }
 }
 
 /// The gradient of the `x` [N, in] that several layers share: the sum of `dy` [N, out] times `weight` [out, in] over
 /// the terms.
-///
-/// # Panics
-/// Without any term.
-pub fn input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
-    let (dy, weight) = terms[0];
+pub fn input_gradient<const K: usize>(terms: [(&Tensor, &Tensor); K]) -> Result<Tensor> {
+    let Some((dy, weight)) = terms.first() else { candle_core::bail!("a gradient of no term") };
     if !host::is_host_f32(dy) {
-        let products = terms.iter().map(|(dy, weight)| dy.matmul(weight));
-        return products.reduce(|sum, product| sum? + product?).unwrap_or_else(|| dy.matmul(weight));
+        let mut sum = dy.matmul(weight)?;
+        for (dy, weight) in &terms[1..] {
+            sum = (sum + dy.matmul(weight)?)?;
+        }
+        return Ok(sum);
     }
     let inputs = weight.dim(1)?;
     let mut dx = Rows::new(dy.dim(0)?, inputs);
@@ -68,82 +91,168 @@ pub fn input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
     dx.into_tensor()
 }
 
-/// Adds the gradients of weight and bias to their accumulators, group of rows by group.
-///
-/// # Shapes
-/// `dy` [N, out], `x` [N, in].
-pub fn weight_gradient(
-    dy: &Tensor,
+/// What the weight and the bias of one layer receive.
+#[derive(Clone, Copy)]
+pub struct Gradients<'a> {
+    /// [N, out]
+    pub dy: &'a Tensor,
+    pub weight: &'a Accumulator,
+    pub bias: Option<&'a Accumulator>,
+}
+
+/// Adds the gradients of weight and bias of layers that share `x` [N, in], group of rows by group.
+pub fn weight_gradients<const K: usize>(
     x: &Tensor,
-    weight_gradient: &Accumulator,
-    bias_gradient: Option<&Accumulator>,
+    layers: [Gradients; K],
     groups: &[Range<usize>],
 ) -> Result<()> {
-    weight_gradient.add_transposed_product(dy, x, groups)?;
-    match bias_gradient {
-        None => Ok(()),
-        Some(bias_gradient) if host::is_host_f32(dy) => {
-            host::with(dy, |dy| bias_gradient.add_row_sums(dy, groups))?
+    Accumulator::add_transposed_products(layers.map(|layer| (layer.weight, layer.dy)), x, groups)?;
+    for Gradients { dy, bias, .. } in layers {
+        match bias {
+            None => {}
+            Some(bias) if host::is_host_f32(dy) => host::with(dy, |dy| bias.add_row_sums(dy, groups))??,
+            Some(bias) => bias.add(&dy.to_dtype(candle_core::DType::F32)?.sum(0)?)?,
         }
-        Some(bias_gradient) => bias_gradient.add(&dy.to_dtype(candle_core::DType::F32)?.sum(0)?),
     }
+    Ok(())
 }
 
 /// A sum of products on the CPU, [N, columns].
 struct Rows {
-    values: Vec<f32>,
+    output: host::Output,
     rows: usize,
     columns: usize,
-    /// Whether `values` holds a sum yet.
+    /// Whether `output` holds a sum yet.
     is_begun: bool,
 }
 
 impl Rows {
     fn new(rows: usize, columns: usize) -> Self {
-        Self { values: Vec::new(), rows, columns, is_begun: false }
+        let mut output = host::Output::new(rows.max(MIN_ROWS) * columns);
+        // Products may be computed for rows that pad the result, from whatever is there.
+        output.values()[rows * columns..].fill(MaybeUninit::new(0.0));
+        Self { output, rows, columns, is_begun: false }
+    }
+
+    fn values(&mut self) -> &mut [MaybeUninit<f32>] {
+        &mut self.output.values()[..self.rows * self.columns]
     }
 
     fn start_from(&mut self, residual: &[f32]) {
-        self.values.extend_from_slice(residual);
+        let columns = self.columns;
+        let rows = self.values().par_chunks_exact_mut(columns).zip(residual.par_chunks_exact(columns));
+        rows.for_each(|(values, residual)| {
+            values.write_copy_of_slice(residual);
+        });
         self.is_begun = true;
     }
 
     fn add_to_each(&mut self, row: &[f32]) {
-        if !self.is_begun {
-            self.values = row.repeat(self.rows);
-            self.is_begun = true;
-            return;
-        }
-        let rows = self.values.par_chunks_exact_mut(self.columns);
-        rows.for_each(|values| values.iter_mut().zip(row).for_each(|(v, r)| *v += r));
+        let (columns, is_begun) = (self.columns, self.is_begun);
+        self.values().par_chunks_exact_mut(columns).for_each(|values| {
+            for (value, add) in values.iter_mut().zip(row) {
+                // SAFETY: what has begun has been written.
+                let begun = if is_begun { unsafe { value.assume_init() } } else { 0.0 };
+                value.write(begun + add);
+            }
+        });
+        self.is_begun = true;
     }
 
     /// Adds `x . rhs`; row i of the product depends on row i of `x` alone.
     fn add_product(&mut self, x: &[f32], rhs: Matrix) {
+        let (rows, columns, is_begun) = (self.rows, self.columns, self.is_begun);
+        self.is_begun = true;
         #[cfg(target_arch = "x86_64")]
         if amx::suits(rhs.rows, rhs.columns) {
-            self.values.resize(self.rows * self.columns, 0.0);
-            let lhs = Matrix::new(x, self.rows, rhs.rows);
-            let inner = 0..rhs.rows;
-            let inner = std::slice::from_ref(&inner);
-            amx::matmul(&mut self.values, self.columns, self.is_begun, lhs, rhs, inner);
-            self.is_begun = true;
-            return;
+            let initial = if is_begun { amx::Initial::Destination } else { amx::Initial::Zero };
+            let destination = amx::Destination { values: self.values(), row_stride: columns, initial };
+            let lhs = Matrix::new(x, rows, rhs.rows);
+            return amx::matmul(&mut [destination], &[lhs], &[rhs], std::slice::from_ref(&(0..rhs.rows)));
         }
-        let rows = self.rows.max(MIN_ROWS);
+        let rows = rows.max(MIN_ROWS);
         let mut x = Cow::Borrowed(x);
-        if self.rows < rows {
+        if x.len() < rows * rhs.rows {
             x.to_mut().resize(rows * rhs.rows, 0.0);
         }
-        self.values.resize(rows * self.columns, 0.0);
-        let lhs = Matrix::new(&x, rows, rhs.rows);
-        matmul(&mut self.values, self.columns, self.is_begun, lhs, rhs, Threads::Pool);
-        self.is_begun = true;
+        let destination = self.output.values().as_mut_ptr().cast();
+        // SAFETY: the output has this many rows, and they have been written if they are read.
+        unsafe {
+            matmul_to(destination, columns, is_begun, Matrix::new(&x, rows, rhs.rows), rhs, Threads::Pool);
+        }
     }
 
     fn into_tensor(mut self) -> Result<Tensor> {
-        self.values.truncate(self.rows * self.columns);
-        host::tensor(self.values, (self.rows, self.columns))
+        self.output.truncate(self.rows * self.columns);
+        // SAFETY: `add_product` has been called and wrote every row.
+        unsafe { self.output.into_tensor((self.rows, self.columns)) }
+    }
+}
+
+/// Whether tiles compute all of these layers.
+#[cfg(target_arch = "x86_64")]
+fn suit(layers: &[Layer]) -> Result<bool> {
+    for layer in layers {
+        let (outputs, inputs) = layer.weight.dims2()?;
+        if !amx::suits(inputs, outputs) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use super::*;
+    use crate::kernels::gemm::amx::{Destination, Initial};
+    use crate::kernels::host::with_all;
+
+    /// [`super::forward`], with `x` packed once.
+    pub(super) fn forward<const K: usize>(x: &[f32], layers: [Layer; K]) -> Result<[Tensor; K]> {
+        let starts = layers.map(|layer| match layer {
+            Layer { bias: Some(bias), residual: Some(residual), .. } => residual.broadcast_add(bias),
+            Layer { bias: Some(start), .. } | Layer { residual: Some(start), .. } => Ok(start.clone()),
+            Layer { weight, .. } => Ok(weight.clone()),
+        });
+        let starts = starts.into_iter().collect::<Result<Vec<_>>>()?;
+        let weights: Vec<&Tensor> = layers.iter().map(|layer| layer.weight).collect();
+        let (_, inputs) = weights[0].dims2()?;
+        let rows = x.len() / inputs;
+        let widths = weights.iter().map(|weight| weight.dim(0)).collect::<Result<Vec<_>>>()?;
+        let mut outputs: Vec<host::Output> =
+            widths.iter().map(|width| host::Output::new(rows * width)).collect();
+        with_all(&starts.iter().collect::<Vec<_>>(), |starts| {
+            with_all(&weights, |weights| {
+                let rhs: Vec<Matrix> = weights
+                    .iter()
+                    .zip(&widths)
+                    .map(|(weight, &width)| Matrix::new(weight, width, inputs).transposed())
+                    .collect();
+                let initial = |i: usize| match layers[i] {
+                    Layer { bias: None, residual: None, .. } => Initial::Zero,
+                    Layer { residual: None, .. } => Initial::Other { values: starts[i], row_stride: 0 },
+                    Layer { .. } => Initial::Other { values: starts[i], row_stride: widths[i] },
+                };
+                let mut destinations: Vec<Destination> = outputs
+                    .iter_mut()
+                    .enumerate()
+                    .map(|(i, output)| Destination {
+                        values: output.values(),
+                        row_stride: widths[i],
+                        initial: initial(i),
+                    })
+                    .collect();
+                let lhs = Matrix::new(x, rows, inputs);
+                amx::matmul(&mut destinations, &[lhs], &rhs, std::slice::from_ref(&(0..inputs)));
+            })
+        })??;
+        let mut widths = widths.into_iter();
+        let tensors: Vec<Tensor> = outputs
+            .into_iter()
+            // SAFETY: the product has written every row.
+            .map(|output| unsafe { output.into_tensor((rows, widths.next().unwrap_or(0))) })
+            .collect::<Result<_>>()?;
+        tensors.try_into().map_err(|_| candle_core::Error::Msg("as many results as layers".into()))
     }
 }
 
@@ -157,10 +266,15 @@ mod tests {
         for (inputs, outputs) in [(20, 28), (64, 64), (700, 40), (1100, 300), (33, 4)] {
             let (w, b) = (wave((outputs, inputs), 0.7)?, wave(outputs, 0.3)?);
             let x = wave((300, inputs), 0.37)?;
-            let whole = forward(&x, &w, Some(&b), None)?.to_vec2::<f32>()?;
+            let layer = || [Layer { weight: &w, bias: Some(&b), residual: None }];
+            let [whole] = forward(&x, layer())?;
+            let whole = whole.to_vec2::<f32>()?;
             for (start, len) in [(0, 1), (7, 2), (100, 64), (31, 65), (3, 200)] {
-                let part = forward(&x.narrow(0, start, len)?, &w, Some(&b), None)?.to_vec2::<f32>()?;
-                assert!(part == whole[start..start + len], "{len} rows of {inputs} x {outputs}");
+                let [part] = forward(&x.narrow(0, start, len)?, layer())?;
+                assert!(
+                    part.to_vec2::<f32>()? == whole[start..start + len],
+                    "{len} rows of {inputs} x {outputs}"
+                );
             }
         }
         Ok(())
@@ -170,9 +284,12 @@ mod tests {
     fn backward_matches_finite_differences_whatever_the_groups() -> Result<()> {
         let (x, w, b, dy) = (wave((5, 4), 0.37)?, wave((3, 4), 0.7)?, wave(3, 0.3)?, wave((5, 3), 0.9)?);
         let gradients = (Accumulator::zeros((3, 4), &w)?, Accumulator::zeros(3, &b)?);
-        weight_gradient(&dy, &x, &gradients.0, Some(&gradients.1), &[0..2, 2..5])?;
-        let dx = input_gradient(&[(&dy, &w)])?;
-        let run = |x: &Tensor, w: &Tensor, b: &Tensor| forward(x, w, Some(b), None);
+        let layer = Gradients { dy: &dy, weight: &gradients.0, bias: Some(&gradients.1) };
+        weight_gradients(&x, [layer], &[0..2, 2..5])?;
+        let dx = input_gradient([(&dy, &w)])?;
+        let run = |x: &Tensor, w: &Tensor, b: &Tensor| {
+            forward(x, [Layer { weight: w, bias: Some(b), residual: None }]).map(|[y]| y)
+        };
         assert_close(&dx, &finite_difference(&x, &dy, |x| run(x, &w, &b))?, 2e-3);
         assert_close(gradients.0.tensor(), &finite_difference(&w, &dy, |w| run(&x, w, &b))?, 2e-3);
         assert_close(gradients.1.tensor(), &finite_difference(&b, &dy, |b| run(&x, &w, b))?, 2e-3);
@@ -180,14 +297,47 @@ mod tests {
     }
 
     #[test]
-    fn residuals_and_terms_are_added() -> Result<()> {
-        for (inputs, outputs) in [(5, 7), (130, 140)] {
-            let (x, w, b) = (wave((3, inputs), 0.37)?, wave((outputs, inputs), 0.7)?, wave(outputs, 0.3)?);
-            let (residual, dy) = (wave((3, outputs), 0.9)?, wave((3, outputs), 1.3)?);
-            let expected = (forward(&x, &w, Some(&b), None)? + &residual)?;
-            assert_close(&forward(&x, &w, Some(&b), Some(&residual))?, &expected, 2e-6);
-            let one = input_gradient(&[(&dy, &w)])?;
-            assert_close(&input_gradient(&[(&dy, &w), (&dy, &w)])?, &(one * 2.0)?, 2e-6);
+    fn layers_together_give_what_each_gives_alone() -> Result<()> {
+        // Below and above the size from which tiles compute them, and one of each.
+        for (inputs, widths) in [(5, [7, 3]), (130, [140, 200]), (130, [140, 3])] {
+            let (x, residual) = (wave((70, inputs), 0.37)?, wave((70, widths[0]), 0.9)?);
+            let [w0, w1] = widths.map(|width| wave((width, inputs), 0.7));
+            let [b0, b1] = widths.map(|width| wave(width, 0.3));
+            let (w0, w1, b0, b1) = (w0?, w1?, b0?, b1?);
+            let dys = [wave((70, widths[0]), 1.3)?, wave((70, widths[1]), 0.4)?];
+            let plain = |w, bias| Layer { weight: w, bias, residual: None };
+            let layers =
+                [Layer { weight: &w0, bias: Some(&b0), residual: Some(&residual) }, plain(&w1, Some(&b1))];
+            let both = forward(&x, layers)?;
+            for (y, layer) in both.iter().zip(layers) {
+                assert_close(y, &composed_forward(&x, layer)?, 4e-6);
+            }
+            let onto = Layer { weight: &w0, bias: None, residual: Some(&residual) };
+            assert_close(&forward(&x, [onto])?[0], &composed_forward(&x, onto)?, 4e-6);
+            assert_close(
+                &forward(&x, [plain(&w1, None)])?[0],
+                &composed_forward(&x, plain(&w1, None))?,
+                4e-6,
+            );
+
+            let dx = (dys[0].matmul(&w0)? + dys[1].matmul(&w1)?)?;
+            assert_close(&input_gradient([(&dys[0], &w0), (&dys[1], &w1)])?, &dx, 1e-5);
+
+            let sums = [Accumulator::zeros(w0.shape(), &w0)?, Accumulator::zeros(w1.shape(), &w1)?];
+            let layers = [0, 1].map(|i| Gradients { dy: &dys[i], weight: &sums[i], bias: None });
+            let groups = [0..33, 33..70];
+            weight_gradients(&x, layers, &groups)?;
+            let parts = [Accumulator::zeros(w0.shape(), &w0)?, Accumulator::zeros(w1.shape(), &w1)?];
+            for group in &groups {
+                let rows = |t: &Tensor| t.narrow(0, group.start, group.len());
+                let dys = [rows(&dys[0])?, rows(&dys[1])?];
+                let layers = [0, 1].map(|i| Gradients { dy: &dys[i], weight: &parts[i], bias: None });
+                weight_gradients(&rows(&x)?, layers, std::slice::from_ref(&(0..group.len())))?;
+            }
+            for ((sum, part), dy) in sums.iter().zip(&parts).zip(&dys) {
+                assert_close(sum.tensor(), &dy.t()?.matmul(&x)?, 1e-5);
+                assert_close(sum.tensor(), part.tensor(), 0.0);
+            }
         }
         Ok(())
     }

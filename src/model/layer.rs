@@ -5,7 +5,6 @@ use crate::kernels::attention::{self, Heads};
 use crate::kernels::{embedding, linear, rms_norm, rope, rope::Table, swiglu};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use candle_core::{Result, Tensor};
-use std::ops::Range;
 
 /// A projection's parameters.
 #[derive(Debug, Clone, Copy)]
@@ -15,19 +14,14 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
+    fn layer<'a>(&self, parameters: &'a Parameters, residual: Option<&'a Tensor>) -> linear::Layer<'a> {
         let bias = self.bias.map(|bias| parameters.tensor(bias));
-        linear::forward(x, parameters.tensor(self.weight), bias, None)
+        linear::Layer { weight: parameters.tensor(self.weight), bias, residual }
     }
 
-    fn forward_onto(&self, parameters: &Parameters, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.map(|bias| parameters.tensor(bias));
-        linear::forward(x, parameters.tensor(self.weight), bias, Some(residual))
-    }
-
-    fn add_gradients(&self, step: &Backward, dy: &Tensor, x: &Tensor) -> Result<()> {
-        let bias = self.bias.map(|bias| step.gradients.sum(bias));
-        linear::weight_gradient(dy, x, step.gradients.sum(self.weight), bias, step.groups)
+    fn gradients<'a>(&self, gradients: &'a Gradients, dy: &'a Tensor) -> linear::Gradients<'a> {
+        let bias = self.bias.map(|bias| gradients.sum(bias));
+        linear::Gradients { dy, weight: gradients.sum(self.weight), bias }
     }
 }
 
@@ -66,13 +60,6 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a backward pass adds to.
-struct Backward<'a> {
-    gradients: &'a Gradients,
-    /// Rows whose parameter gradients are added together: those of one group of sequences.
-    groups: &'a [Range<usize>],
-}
-
 /// What a layer's backward needs of its forward. Norms and the gated product are cheap and computed again.
 #[derive(Debug, Clone)]
 pub(super) struct Saved {
@@ -93,17 +80,20 @@ impl Layer {
     pub(super) fn forward(&self, context: &Context, x: &Tensor, last_only: bool) -> Result<(Tensor, Saved)> {
         let Context { parameters, pack, table, heads, eps } = *context;
         let normed = rms_norm::forward(x, parameters.tensor(self.input_norm), eps)?;
-        let q = rope::forward(&self.query.forward(parameters, &normed)?, &pack.positions, table)?;
-        let k = rope::forward(&self.key.forward(parameters, &normed)?, &pack.positions, table)?;
-        let v = self.value.forward(parameters, &normed)?;
+        let projections = [&self.query, &self.key, &self.value];
+        let [q, k, v] = linear::forward(&normed, projections.map(|linear| linear.layer(parameters, None)))?;
+        let q = rope::forward(&q, &pack.positions, table)?;
+        let k = rope::forward(&k, &pack.positions, table)?;
         let attention = attention::forward(&q, &k, &v, &pack.families, heads)?;
         let attended = rows(&attention.values, pack, last_only)?;
-        let middle = self.output.forward_onto(parameters, &attended, &rows(x, pack, last_only)?)?;
+        let residual = rows(x, pack, last_only)?;
+        let [middle] = linear::forward(&attended, [self.output.layer(parameters, Some(&residual))])?;
 
         let normed = rms_norm::forward(&middle, parameters.tensor(self.post_attention_norm), eps)?;
-        let gate = self.gate.forward(parameters, &normed)?;
-        let up = self.up.forward(parameters, &normed)?;
-        let y = self.down.forward_onto(parameters, &swiglu::forward(&gate, &up)?, &middle)?;
+        let projections = [&self.gate, &self.up];
+        let [gate, up] = linear::forward(&normed, projections.map(|linear| linear.layer(parameters, None)))?;
+        let product = swiglu::forward(&gate, &up)?;
+        let [y] = linear::forward(&product, [self.down.layer(parameters, Some(&middle))])?;
         Ok((y, Saved { x: x.clone(), q, k, v, attention, middle, gate, up }))
     }
 
@@ -117,28 +107,29 @@ impl Layer {
         last_only: bool,
     ) -> Result<Tensor> {
         let Context { parameters, pack, table, heads, eps } = *context;
-        let step = Backward { gradients, groups: &pack.token_groups() };
-        let sequences = pack.sequence_groups();
-        let after = Backward { groups: if last_only { &sequences } else { step.groups }, ..step };
+        // Rows whose parameter gradients are added together: those of one group of sequences.
+        let groups = pack.token_groups();
+        let groups_after = if last_only { pack.sequence_groups() } else { groups.clone() };
         let Saved { x, q, k, v, attention, middle, gate, up } = saved;
 
         let weight = |linear: &Linear| parameters.tensor(linear.weight);
-        let d_product = linear::input_gradient(&[(dy, weight(&self.down))])?;
+        let d_product = linear::input_gradient([(dy, weight(&self.down))])?;
         let swiglu::Gradient { gate: d_gate, up: d_up, product } = swiglu::backward(&d_product, gate, up)?;
-        self.down.add_gradients(&after, dy, &product)?;
+        linear::weight_gradients(&product, [self.down.gradients(gradients, dy)], &groups_after)?;
         drop((d_product, product));
         let norm = parameters.tensor(self.post_attention_norm);
         let normed = rms_norm::forward(middle, norm, eps)?;
-        self.gate.add_gradients(&after, &d_gate, &normed)?;
-        self.up.add_gradients(&after, &d_up, &normed)?;
+        let projections = [self.gate.gradients(gradients, &d_gate), self.up.gradients(gradients, &d_up)];
+        linear::weight_gradients(&normed, projections, &groups_after)?;
         drop(normed);
-        let d_normed = linear::input_gradient(&[(&d_gate, weight(&self.gate)), (&d_up, weight(&self.up))])?;
+        let d_normed = linear::input_gradient([(&d_gate, weight(&self.gate)), (&d_up, weight(&self.up))])?;
         drop((d_gate, d_up));
         let d_norm = gradients.sum(self.post_attention_norm);
-        let d_middle = rms_norm::backward(&d_normed, middle, norm, eps, Some(dy), d_norm, after.groups)?;
+        let d_middle = rms_norm::backward(&d_normed, middle, norm, eps, Some(dy), d_norm, &groups_after)?;
 
-        self.output.add_gradients(&after, &d_middle, &rows(&attention.values, pack, last_only)?)?;
-        let d_attention = linear::input_gradient(&[(&d_middle, weight(&self.output))])?;
+        let attended = rows(&attention.values, pack, last_only)?;
+        linear::weight_gradients(&attended, [self.output.gradients(gradients, &d_middle)], &groups_after)?;
+        let d_attention = linear::input_gradient([(&d_middle, weight(&self.output))])?;
         let d_attention = spread(&d_attention, pack, last_only)?;
         let (dq, dk, dv) = attention::backward(&d_attention, attention, q, k, v, &pack.families, heads)?;
         drop(d_attention);
@@ -146,17 +137,20 @@ impl Layer {
         let dk = rope::backward(&dk, &pack.positions, table)?;
         let norm = parameters.tensor(self.input_norm);
         let normed = rms_norm::forward(x, norm, eps)?;
-        for (linear, dy) in [(&self.query, &dq), (&self.key, &dk), (&self.value, &dv)] {
-            linear.add_gradients(&step, dy, &normed)?;
-        }
-        let d_normed = linear::input_gradient(&[
+        let projections = [
+            self.query.gradients(gradients, &dq),
+            self.key.gradients(gradients, &dk),
+            self.value.gradients(gradients, &dv),
+        ];
+        linear::weight_gradients(&normed, projections, &groups)?;
+        let d_normed = linear::input_gradient([
             (&dq, weight(&self.query)),
             (&dk, weight(&self.key)),
             (&dv, weight(&self.value)),
         ])?;
         let residual = spread(&d_middle, pack, last_only)?;
         let d_norm = gradients.sum(self.input_norm);
-        rms_norm::backward(&d_normed, x, norm, eps, Some(&residual), d_norm, step.groups)
+        rms_norm::backward(&d_normed, x, norm, eps, Some(&residual), d_norm, &groups)
     }
 }
 

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -28,8 +29,8 @@ const PARTS: usize = 3;
 const PACKED: usize = PARTS * BLOCK;
 /// Inner blocks between two visits of a result: 98 KiB of either operand.
 const CHUNK: usize = 16;
-/// Rows of the left operand that a task keeps packed: 576 KiB, well inside a second-level cache.
-const TASK_ROWS: usize = 192;
+/// Panels of the left operand that a task keeps packed: 576 KiB, well inside a second-level cache.
+const TASK_PANELS: usize = 6;
 /// Bytes of the right operand that are packed at once.
 const PACKED_BYTES: usize = 8 << 20;
 /// Smaller layers gain nothing from packing.
@@ -75,55 +76,83 @@ fn may_use_tiles() -> bool {
     false
 }
 
-/// `destination = lhs . rhs`, or `destination += lhs . rhs`, over the given ranges of the inner index, in order; rows
-/// of the destination are `row_stride` apart. Uses the whole thread pool.
+/// Where the product of one left and one right operand goes.
+pub struct Destination<'a> {
+    /// [rows, columns], `row_stride` values from one row to the next.
+    pub values: &'a mut [MaybeUninit<f32>],
+    pub row_stride: usize,
+    pub initial: Initial<'a>,
+}
+
+impl<'a> Destination<'a> {
+    /// `values`, to be added to; dense rows of `columns`.
+    pub fn onto(values: &'a mut [f32], columns: usize) -> Self {
+        // SAFETY: values are values that may be missing, and products write nothing but values.
+        let values = unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) };
+        Self { values, row_stride: columns, initial: Initial::Destination }
+    }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub enum Initial<'a> {
+    Zero,
+    /// What the destination holds, all of it.
+    Destination,
+    /// Other values, with their own distance between rows; 0 adds one row to every row.
+    Other {
+        values: &'a [f32],
+        row_stride: usize,
+    },
+}
+
+/// Every product of a left and a right operand, over the given ranges of the inner index, in order. The destinations
+/// stand in the order of the left operands, and for each of these in that of the right ones. Uses the whole thread
+/// pool; every operand is packed once.
 ///
-/// A result does not depend on which ranges are given in one call and which in the next.
+/// A result does not depend on which ranges are given in one call and which in the next, nor on the other operands.
 ///
 /// # Panics
 /// If the shapes do not fit together or reach outside a slice, or if the machine has no tiles.
-pub fn matmul(
-    destination: &mut [f32],
-    row_stride: usize,
-    accumulate: bool,
-    lhs: Matrix,
-    rhs: Matrix,
-    inner: &[Range<usize>],
-) {
+pub fn matmul(destinations: &mut [Destination], lhs: &[Matrix], rhs: &[Matrix], inner: &[Range<usize>]) {
     assert!(available(), "AMX was asked for where it is not");
-    assert_eq!(lhs.columns, rhs.rows, "inner dimensions of a matrix product");
-    assert!(lhs.is_in_bounds() && rhs.is_in_bounds(), "a matrix reaches outside its slice");
-    assert!(lhs.row_stride == 1 || lhs.column_stride == 1, "the left operand is strided both ways");
-    assert!(rhs.row_stride == 1 || rhs.column_stride == 1, "the right operand is strided both ways");
-    let (rows, columns) = (lhs.rows, rhs.columns);
-    if rows == 0 || columns == 0 {
-        return;
+    assert_eq!(destinations.len(), lhs.len() * rhs.len(), "a destination for every product");
+    for operand in lhs.iter().chain(rhs) {
+        assert!(operand.is_in_bounds(), "a matrix reaches outside its slice");
+        assert!(operand.row_stride == 1 || operand.column_stride == 1, "an operand is strided both ways");
     }
-    assert!((rows - 1) * row_stride + columns <= destination.len(), "the destination is too small");
-    assert!(columns <= row_stride, "rows of the destination overlap");
     let blocks: Vec<Range<usize>> = inner.iter().flat_map(blocks_of).collect();
-    assert!(blocks.iter().all(|block| block.end <= lhs.columns), "an inner range beyond the operands");
+    let end = blocks.iter().map(|block| block.end).max().unwrap_or(0);
+    assert!(lhs.iter().all(|lhs| end <= lhs.columns), "an inner range beyond the left operand");
+    assert!(rhs.iter().all(|rhs| end <= rhs.rows), "an inner range beyond the right operand");
+    let shapes = lhs.iter().flat_map(|lhs| rhs.iter().map(|rhs| (lhs.rows, rhs.columns)));
+    let targets: Vec<Target> = destinations
+        .iter_mut()
+        .zip(shapes)
+        .map(|(destination, shape)| Target::new(destination, shape))
+        .collect();
     if blocks.is_empty() {
-        if !accumulate {
-            destination.chunks_mut(row_stride).take(rows).for_each(|row| row[..columns].fill(0.0));
-        }
+        targets.iter().for_each(Target::fill_with_initial);
         return;
     }
-    let out = Destination { values: destination.as_mut_ptr(), row_stride, rows, columns };
+    let left = Left { operands: lhs, panels: panels_of(lhs.iter().map(|lhs| lhs.rows)) };
+    let columns = panels_of(rhs.iter().map(|rhs| rhs.columns));
     let panel = blocks.len() * PACKED;
     let panels_at_once = (PACKED_BYTES / (size_of::<Line>() * panel)).max(1);
     let mut packed = PACKED_RIGHT.take();
-    for first in (0..columns.div_ceil(BLOCK)).step_by(panels_at_once) {
-        let panels = panels_at_once.min(columns.div_ceil(BLOCK) - first);
-        packed.resize(panels * panel, ZERO_LINE);
-        packed.par_chunks_mut(panel).enumerate().for_each(|(i, packed)| {
+    for columns in columns.chunks(panels_at_once) {
+        if packed.len() < columns.len() * panel {
+            packed.resize(columns.len() * panel, ZERO_LINE);
+        }
+        let packed = &mut packed[..columns.len() * panel];
+        packed.par_chunks_mut(panel).zip(columns).for_each(|(packed, column)| {
             // SAFETY: `available` has found AVX-512.
-            unsafe { pack(packed, rhs.transposed(), (first + i) * BLOCK, &blocks, Layout::Pairs) };
+            unsafe { pack(packed, rhs[column.operand].transposed(), column.start, &blocks, Layout::Pairs) };
         });
-        let right = Right { packed: &packed, first };
-        tasks(rows, panels).into_par_iter().for_each(|task| {
+        let right = Right { packed, panels: columns, operands: rhs.len() };
+        tasks(left.panels.len(), columns.len()).into_par_iter().for_each(|task| {
             // SAFETY: tasks have rows and columns of their own; `available` has found tiles and AVX-512.
-            unsafe { run(task, lhs, right, &blocks, out, accumulate) };
+            unsafe { run(&task, &left, &right, &blocks, &targets) };
         });
     }
     PACKED_RIGHT.set(packed);
@@ -141,43 +170,95 @@ struct Line([u32; TILE]);
 
 const ZERO_LINE: Line = Line([0; TILE]);
 
-/// Where results go.
-#[derive(Clone, Copy)]
-struct Destination {
+/// A destination that tasks write disjoint blocks of.
+struct Target {
     values: *mut f32,
     row_stride: usize,
+    /// What the first chunk of inner indices is added to, and the distance of its rows; null for zero.
+    initial: *const f32,
+    initial_stride: usize,
     rows: usize,
     columns: usize,
 }
 
-// SAFETY: tasks write disjoint blocks of it.
-unsafe impl Send for Destination {}
-unsafe impl Sync for Destination {}
+// SAFETY: tasks write disjoint blocks of it, and read what no one writes or what they alone write.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
 
-/// The packed part of the right operand: panels of [`BLOCK`] columns from panel `first` on.
+impl Target {
+    fn new(destination: &mut Destination, (rows, columns): (usize, usize)) -> Self {
+        let row_stride = destination.row_stride;
+        let fits = |length: usize, stride: usize| rows == 0 || (rows - 1) * stride + columns <= length;
+        assert!(fits(destination.values.len(), row_stride), "the destination is too small");
+        assert!(columns <= row_stride, "rows of the destination overlap");
+        let values = destination.values.as_mut_ptr().cast::<f32>();
+        let (initial, initial_stride) = match destination.initial {
+            Initial::Zero => (std::ptr::null(), 0),
+            Initial::Destination => (values.cast_const(), row_stride),
+            Initial::Other { values, row_stride } => {
+                assert!(fits(values.len(), row_stride), "the initial values are too few");
+                (values.as_ptr(), row_stride)
+            }
+        };
+        Self { values, row_stride, initial, initial_stride, rows, columns }
+    }
+
+    /// The product of nothing.
+    fn fill_with_initial(&self) {
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                // SAFETY: `new` has checked that both reach this far.
+                unsafe {
+                    let initial = self.initial.wrapping_add(row * self.initial_stride + column);
+                    let value = if self.initial.is_null() { 0.0 } else { *initial };
+                    *self.values.add(row * self.row_stride + column) = value;
+                }
+            }
+        }
+    }
+}
+
+/// Up to [`BLOCK`] rows of a left operand, or columns of a right one.
 #[derive(Clone, Copy)]
+struct Panel {
+    operand: usize,
+    start: usize,
+}
+
+fn panels_of(lengths: impl Iterator<Item = usize>) -> Vec<Panel> {
+    let of_one = |(operand, length)| (0..length).step_by(BLOCK).map(move |start| Panel { operand, start });
+    lengths.enumerate().flat_map(of_one).collect()
+}
+
+/// The left operands, packed by the tasks.
+struct Left<'a> {
+    operands: &'a [Matrix<'a>],
+    panels: Vec<Panel>,
+}
+
+/// The right operands, as far as they are packed.
 struct Right<'a> {
     packed: &'a [Line],
-    first: usize,
+    panels: &'a [Panel],
+    operands: usize,
 }
 
-/// Rows and panels that one task computes.
+/// Panels of both sides that one task multiplies.
 struct Task {
-    rows: Range<usize>,
-    panels: Range<usize>,
+    left: Range<usize>,
+    right: Range<usize>,
 }
 
-/// Cuts the result into enough tasks for every thread: by rows first, so that a row is packed once.
-fn tasks(rows: usize, panels: usize) -> Vec<Task> {
+/// Cuts the result into enough tasks for every thread: by left panels first, so that a panel is packed once.
+fn tasks(left: usize, right: usize) -> Vec<Task> {
     let wanted = 4 * rayon::current_num_threads();
-    let task_rows = rows.div_ceil(wanted).next_multiple_of(BLOCK).clamp(4 * BLOCK, TASK_ROWS);
-    let row_tasks = rows.div_ceil(task_rows);
-    let task_panels = panels.div_ceil(wanted.div_ceil(row_tasks)).max(4.min(panels));
+    let task_left = left.div_ceil(wanted).clamp(4, TASK_PANELS);
+    let task_right = right.div_ceil(wanted.div_ceil(left.div_ceil(task_left))).max(4.min(right));
     let cuts = |length: usize, step: usize| {
         (0..length).step_by(step).map(move |start| start..(start + step).min(length))
     };
-    cuts(rows, task_rows)
-        .flat_map(|rows| cuts(panels, task_panels).map(move |panels| Task { rows: rows.clone(), panels }))
+    cuts(left, task_left)
+        .flat_map(|left| cuts(right, task_right).map(move |right| Task { left: left.clone(), right }))
         .collect()
 }
 
@@ -188,34 +269,29 @@ fn blocks_of(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<>
 }
 
 /// # Safety
-/// The machine must have tiles and AVX-512, and no one else may access the task's part of `out`.
+/// The machine must have tiles and AVX-512, and no one else may access the task's part of the targets.
 #[target_feature(enable = "avx512f")]
-unsafe fn run(
-    task: Task,
-    lhs: Matrix,
-    right: Right,
-    blocks: &[Range<usize>],
-    out: Destination,
-    accumulate: bool,
-) {
+unsafe fn run(task: &Task, left: &Left, right: &Right, blocks: &[Range<usize>], targets: &[Target]) {
     let mut packed = PACKED_LEFT.take();
-    let panels = task.rows.len().div_ceil(BLOCK);
-    packed.resize(panels * CHUNK.min(blocks.len()) * PACKED, ZERO_LINE);
+    let rows = &left.panels[task.left.clone()];
+    if packed.len() < rows.len() * CHUNK * PACKED {
+        packed.resize(rows.len() * CHUNK * PACKED, ZERO_LINE);
+    }
     configure_tiles();
     for (i, chunk) in blocks.chunks(CHUNK).enumerate() {
         let panel = chunk.len() * PACKED;
-        for (row, packed) in (task.rows.clone()).step_by(BLOCK).zip(packed.chunks_mut(panel)) {
+        for (row, packed) in rows.iter().zip(packed.chunks_mut(panel)) {
             // SAFETY: the caller vouches for AVX-512.
-            unsafe { pack(packed, lhs, row, chunk, Layout::Rows) };
+            unsafe { pack(packed, left.operands[row.operand], row.start, chunk, Layout::Rows) };
         }
-        let accumulate = accumulate || i > 0;
-        for column_panel in task.panels.clone() {
+        for column_panel in task.right.clone() {
+            let column = right.panels[column_panel];
             let at = (column_panel * blocks.len() + i * CHUNK) * PACKED;
             let right_panel = &right.packed[at..at + panel];
-            let column = (right.first + column_panel) * BLOCK;
-            for (row, left_panel) in (task.rows.clone()).step_by(BLOCK).zip(packed.chunks(panel)) {
-                // SAFETY: the block lies inside this task's part of the destination.
-                unsafe { multiply_into(left_panel, right_panel, row, column, out, accumulate) };
+            for (row, left_panel) in rows.iter().zip(packed.chunks(panel)) {
+                let target = &targets[row.operand * right.operands + column.operand];
+                // SAFETY: the block lies inside this task's part of the target.
+                unsafe { multiply_into(left_panel, right_panel, row.start, column.start, target, i == 0) };
             }
         }
     }
@@ -251,7 +327,7 @@ fn release_tiles() {
     unsafe { asm!("tilerelease", options(nomem, nostack)) };
 }
 
-/// Computes one block of the result at `row` and `column`, or the part of it that lies inside the destination.
+/// Computes one block of the result at `row` and `column`, or the part of it that lies inside the target.
 ///
 /// # Safety
 /// The tiles must be configured, and the block must be the caller's alone.
@@ -260,55 +336,79 @@ unsafe fn multiply_into(
     right: &[Line],
     row: usize,
     column: usize,
-    out: Destination,
-    accumulate: bool,
+    target: &Target,
+    is_first: bool,
 ) {
-    let (rows, columns) = ((out.rows - row).min(BLOCK), (out.columns - column).min(BLOCK));
-    // SAFETY: `row` and `column` lie inside the destination.
-    let target = unsafe { out.values.add(row * out.row_stride + column) };
+    let (rows, columns) = ((target.rows - row).min(BLOCK), (target.columns - column).min(BLOCK));
+    // SAFETY: `row` and `column` lie inside the target.
+    let values = unsafe { target.values.add(row * target.row_stride + column) };
+    let (initial, initial_stride) = match is_first {
+        true if target.initial.is_null() => (std::ptr::null(), 0),
+        true => (target.initial.wrapping_add(row * target.initial_stride + column), target.initial_stride),
+        false => (values.cast_const(), target.row_stride),
+    };
     if rows == BLOCK && columns == BLOCK {
-        // SAFETY: a whole block lies inside the destination.
-        return unsafe { multiply(left, right, target, out.row_stride, accumulate) };
+        // SAFETY: a whole block lies inside the target, and inside its initial values.
+        return unsafe { multiply(left, right, values, target.row_stride, initial, initial_stride) };
     }
     let mut edge = [0.0f32; BLOCK * BLOCK];
-    for i in 0..rows {
-        // SAFETY: `rows` and `columns` end with the destination.
-        let target = unsafe { std::slice::from_raw_parts_mut(target.add(i * out.row_stride), columns) };
-        edge[i * BLOCK..][..columns].copy_from_slice(target);
+    if !initial.is_null() {
+        for i in 0..rows {
+            // SAFETY: `rows` and `columns` end with the target.
+            let initial = unsafe { std::slice::from_raw_parts(initial.add(i * initial_stride), columns) };
+            edge[i * BLOCK..][..columns].copy_from_slice(initial);
+        }
     }
+    let whole = edge.as_mut_ptr();
     // SAFETY: `edge` is a whole block.
-    unsafe { multiply(left, right, edge.as_mut_ptr(), BLOCK, accumulate) };
+    unsafe { multiply(left, right, whole, BLOCK, whole, BLOCK) };
     for i in 0..rows {
-        // SAFETY: as above.
-        let target = unsafe { std::slice::from_raw_parts_mut(target.add(i * out.row_stride), columns) };
-        target.copy_from_slice(&edge[i * BLOCK..][..columns]);
+        // SAFETY: as above; the two do not overlap.
+        unsafe { std::ptr::copy(edge[i * BLOCK..].as_ptr(), values.add(i * target.row_stride), columns) };
     }
 }
 
-/// The block of 32 x 32 results at `target`, from two packed panels of one length.
+/// The block of 32 x 32 results at `target`, from two packed panels of one length, added to the block at `initial`
+/// unless that is null.
 ///
 /// # Safety
-/// The tiles must be configured; `target` must be valid for 32 rows of 32 values, `row_stride` apart.
-#[inline(never)]
-unsafe fn multiply(left: &[Line], right: &[Line], target: *mut f32, row_stride: usize, accumulate: bool) {
+/// The tiles must be configured; `target` and `initial` must be valid for 32 rows of 32 values, their strides apart.
+unsafe fn multiply(
+    left: &[Line],
+    right: &[Line],
+    target: *mut f32,
+    row_stride: usize,
+    initial: *const f32,
+    initial_stride: usize,
+) {
     debug_assert!(left.len() == right.len() && left.len() % PACKED == 0 && !left.is_empty());
+    if initial.is_null() {
+        // SAFETY: the tiles are configured.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nomem, nostack),
+            );
+        }
+    } else {
+        // SAFETY: the caller vouches for `initial`.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{c0} + {stride}*1]", "tileloadd tmm1, [{c0} + {stride}*1 + 64]",
+                "tileloadd tmm2, [{c1} + {stride}*1]", "tileloadd tmm3, [{c1} + {stride}*1 + 64]",
+                c0 = in(reg) initial,
+                c1 = in(reg) initial.wrapping_add(TILE * initial_stride),
+                stride = in(reg) 4 * initial_stride,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(readonly, nostack),
+            );
+        }
+    }
     // Tiles 0 to 3 hold the results, 4 and 5 rows of the left operand, 6 and 7 columns of the right one. Each step
-    // below exchanges one operand, from small products to large.
+    // below exchanges one operand, from small products to large. Nothing but this module touches tiles, so they
+    // hold their values from one statement to the next.
     // SAFETY: both panels hold `left.len() / PACKED` blocks; the caller vouches for the target.
     unsafe {
         asm!(
-            "test {accumulate:e}, {accumulate:e}",
-            "jz 2f",
-            "tileloadd tmm0, [{c0} + {c_stride}*1]",
-            "tileloadd tmm1, [{c0} + {c_stride}*1 + 64]",
-            "tileloadd tmm2, [{c1} + {c_stride}*1]",
-            "tileloadd tmm3, [{c1} + {c_stride}*1 + 64]",
-            "jmp 3f",
-            "2:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
             "3:",
             // First part of the left, third of the right.
             "tileloadd tmm4, [{a} + {stride}*1]",
@@ -369,7 +469,6 @@ unsafe fn multiply(left: &[Line], right: &[Line], target: *mut f32, row_stride: 
             c0 = in(reg) target,
             c1 = in(reg) target.add(TILE * row_stride),
             c_stride = in(reg) 4 * row_stride,
-            accumulate = in(reg) u32::from(accumulate),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -551,6 +650,19 @@ mod tests {
         }
     }
 
+    /// One product onto `values`.
+    fn add_product(
+        values: &mut [f32],
+        row_stride: usize,
+        lhs: Matrix,
+        rhs: Matrix,
+        inner: &[Range<usize>],
+        initial: Initial,
+    ) {
+        let destination = Destination { initial, ..Destination::onto(values, row_stride) };
+        matmul(&mut [destination], &[lhs], &[rhs], inner);
+    }
+
     /// Largest error against f64, in units of |lhs row| |rhs column|.
     fn error(found: &[f32], lhs: Matrix, rhs: Matrix) -> f64 {
         let at = |m: Matrix, i, j| f64::from(m.values[i * m.row_stride + j * m.column_stride]);
@@ -583,7 +695,7 @@ mod tests {
                 let lhs = matrix(&a, rows, inner, a_transposed);
                 let rhs = matrix(&b, inner, columns, b_transposed);
                 let mut found = vec![f32::NAN; rows * columns];
-                matmul(&mut found, columns, false, lhs, rhs, std::slice::from_ref(&(0..inner)));
+                add_product(&mut found, columns, lhs, rhs, std::slice::from_ref(&(0..inner)), Initial::Zero);
                 let mut single = vec![0.0; rows * columns];
                 super::super::matmul(&mut single, columns, false, lhs, rhs, super::super::Threads::One);
                 let (tiles, fma) = (error(&found, lhs, rhs), error(&single, lhs, rhs));
@@ -605,18 +717,20 @@ mod tests {
         let (lhs, rhs) = (Matrix::new(&a, rows, inner), Matrix::new(&b, inner, columns));
         let ranges = [0..7, 7..600, 600..1100];
         let mut whole = vec![0.5; rows * columns];
-        matmul(&mut whole, columns, true, lhs, rhs, &ranges);
+        add_product(&mut whole, columns, lhs, rhs, &ranges, Initial::Destination);
         let mut parts = vec![0.5; rows * columns];
         for range in &ranges {
             for start in (0..rows).step_by(97) {
                 let rows = start..(start + 97).min(rows);
                 let lhs = Matrix::new(&a[start * inner..], rows.len(), inner);
-                matmul(&mut parts[start * columns..], columns, true, lhs, rhs, std::slice::from_ref(range));
+                let range = std::slice::from_ref(range);
+                add_product(&mut parts[start * columns..], columns, lhs, rhs, range, Initial::Destination);
             }
         }
         assert!(whole == parts);
         let mut left = vec![0.5; rows * 40];
-        matmul(&mut left, 40, true, lhs, Matrix::strided(&b[60..], inner, 40, columns), &ranges);
+        let middle = Matrix::strided(&b[60..], inner, 40, columns);
+        add_product(&mut left, 40, lhs, middle, &ranges, Initial::Destination);
         for (whole, left) in whole.chunks_exact(columns).zip(left.chunks_exact(40)) {
             assert!(whole[60..100] == *left);
         }
@@ -633,7 +747,7 @@ mod tests {
             a[32 * 3 + 5] = bad;
             let mut c = vec![0.0; 32 * 32];
             let (lhs, rhs) = (Matrix::new(&a, 32, 32), Matrix::new(&b, 32, 32));
-            matmul(&mut c, 32, false, lhs, rhs, std::slice::from_ref(&(0..32)));
+            add_product(&mut c, 32, lhs, rhs, std::slice::from_ref(&(0..32)), Initial::Zero);
             for (row, c) in c.chunks_exact(32).enumerate() {
                 assert!(c.iter().all(|c| c.is_finite() == (row != 3)), "{bad}: row {row}");
             }
@@ -647,9 +761,43 @@ mod tests {
         }
         let (a, mut c) = (vec![1.0f32; 8], vec![3.0f32; 6]);
         let (lhs, rhs) = (Matrix::new(&a, 2, 4), Matrix::new(&a, 4, 2));
-        matmul(&mut c, 3, true, lhs, rhs, &[]);
+        add_product(&mut c, 3, lhs, rhs, &[], Initial::Destination);
         assert_eq!(c, [3.0; 6]);
-        matmul(&mut c, 3, false, lhs, rhs, &[]);
+        add_product(&mut c, 3, lhs, rhs, &[], Initial::Zero);
         assert_eq!(c, [0.0, 0.0, 3.0, 0.0, 0.0, 3.0]);
+    }
+
+    #[test]
+    fn several_operands_give_what_each_pair_gives() {
+        if !available() {
+            return eprintln!("skipped: no AMX on this machine");
+        }
+        let inner = 70;
+        let (a, b) = (normal("a", 200 * inner), normal("b", 200 * inner));
+        let lhs = [Matrix::new(&a, 45, inner), Matrix::new(&a[50 * inner..], 64, inner)];
+        let rhs = [33, 1, 40].map(|columns| Matrix::new(&b[columns..], inner, columns));
+        let ranges = [0..40, 40..70];
+        let row = normal("row", 200);
+        let shape = |i: usize| (lhs[i / 3].rows, rhs[i % 3].columns);
+        let initial = |i: usize| match i {
+            0 => Initial::Zero,
+            1 => Initial::Other { values: &row, row_stride: 0 },
+            2 => Initial::Other { values: &a, row_stride: 41 },
+            _ => Initial::Destination,
+        };
+        let mut separate: Vec<Vec<f32>> = (0..6).map(|i| vec![0.25; shape(i).0 * shape(i).1]).collect();
+        let mut together = separate.clone();
+        for (i, values) in separate.iter_mut().enumerate() {
+            add_product(values, shape(i).1, lhs[i / 3], rhs[i % 3], &ranges, initial(i));
+        }
+        let mut destinations: Vec<Destination> = together
+            .iter_mut()
+            .enumerate()
+            .map(|(i, values)| Destination { initial: initial(i), ..Destination::onto(values, shape(i).1) })
+            .collect();
+        matmul(&mut destinations, &lhs, &rhs, &ranges);
+        assert!(separate == together);
+        let plain: f32 = (0..inner).map(|k| a[k] * b[k + 1]).sum();
+        assert!((together[1][0] - plain - row[0]).abs() < 1e-5);
     }
 }
