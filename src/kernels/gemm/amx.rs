@@ -31,6 +31,10 @@ const PACKED: usize = PARTS * BLOCK;
 const CHUNK: usize = 16;
 /// Panels of the left operand that a task keeps packed: 576 KiB, well inside a second-level cache.
 const TASK_PANELS: usize = 6;
+/// Values by which packing reads ahead.
+const AHEAD: usize = 2 * BLOCK;
+/// Panels that one packing task takes.
+const PACK_PANELS: usize = 8;
 /// Bytes of the right operand that are packed at once.
 const PACKED_BYTES: usize = 8 << 20;
 /// Smaller layers gain nothing from packing.
@@ -139,15 +143,25 @@ pub fn matmul(destinations: &mut [Destination], lhs: &[Matrix], rhs: &[Matrix], 
     let columns = panels_of(rhs.iter().map(|rhs| rhs.columns));
     let panel = blocks.len() * PACKED;
     let panels_at_once = (PACKED_BYTES / (size_of::<Line>() * panel)).max(1);
+    let transposed: Vec<Matrix> = rhs.iter().map(|rhs| rhs.transposed()).collect();
     let mut packed = PACKED_RIGHT.take();
     for columns in columns.chunks(panels_at_once) {
         if packed.len() < columns.len() * panel {
             packed.resize(columns.len() * panel, ZERO_LINE);
         }
         let packed = &mut packed[..columns.len() * panel];
-        packed.par_chunks_mut(panel).zip(columns).for_each(|(packed, column)| {
-            // SAFETY: `available` has found AVX-512.
-            unsafe { pack(packed, rhs[column.operand].transposed(), column.start, &blocks, Layout::Pairs) };
+        let mut rest = &mut *packed;
+        let mut pieces = Vec::new();
+        for chunk in blocks.chunks(CHUNK) {
+            for panels in columns.chunks(PACK_PANELS) {
+                let (piece, after) = rest.split_at_mut(panels.len() * chunk.len() * PACKED);
+                rest = after;
+                pieces.push((piece, panels, chunk));
+            }
+        }
+        pieces.into_par_iter().for_each(|(piece, panels, chunk)| {
+            // SAFETY: `available` has found AVX-512; blocks and panels lie inside the operands.
+            unsafe { pack(piece, &transposed, panels, chunk, Layout::Pairs) };
         });
         let right = Right { packed, panels: columns, operands: rhs.len() };
         tasks(left.panels.len(), columns.len()).into_par_iter().for_each(|task| {
@@ -236,7 +250,7 @@ struct Left<'a> {
     panels: Vec<Panel>,
 }
 
-/// The right operands, as far as they are packed.
+/// The right operands, as far as they are packed: chunk x panel x block of the chunk.
 struct Right<'a> {
     packed: &'a [Line],
     panels: &'a [Panel],
@@ -280,13 +294,11 @@ unsafe fn run(task: &Task, left: &Left, right: &Right, blocks: &[Range<usize>], 
     configure_tiles();
     for (i, chunk) in blocks.chunks(CHUNK).enumerate() {
         let panel = chunk.len() * PACKED;
-        for (row, packed) in rows.iter().zip(packed.chunks_mut(panel)) {
-            // SAFETY: the caller vouches for AVX-512.
-            unsafe { pack(packed, left.operands[row.operand], row.start, chunk, Layout::Rows) };
-        }
+        // SAFETY: the caller vouches for AVX-512; blocks and panels lie inside the operands.
+        unsafe { pack(&mut packed, left.operands, rows, chunk, Layout::Rows) };
         for column_panel in task.right.clone() {
             let column = right.panels[column_panel];
-            let at = (column_panel * blocks.len() + i * CHUNK) * PACKED;
+            let at = (i * CHUNK * right.panels.len() + column_panel * chunk.len()) * PACKED;
             let right_panel = &right.packed[at..at + panel];
             for (row, left_panel) in rows.iter().zip(packed.chunks(panel)) {
                 let target = &targets[row.operand * right.operands + column.operand];
@@ -484,37 +496,70 @@ enum Layout {
     Pairs,
 }
 
-/// Packs [`BLOCK`] rows of `source` from `row` on, at the given columns: `blocks` x part x tile x 16 lines. What
-/// lies outside is zero.
+/// Packs panels of `operands` at the given inner blocks: panel x block x part x tile x 16 lines. What lies outside an
+/// operand is zero.
 ///
 /// # Safety
-/// The machine must have AVX-512; `source` must lie inside its slice and the blocks inside `source`.
-#[target_feature(enable = "avx512f")]
+/// The machine must have AVX-512; the operands must lie inside their slices, and panels and blocks inside them.
 #[inline(never)]
-unsafe fn pack(packed: &mut [Line], source: Matrix, row: usize, blocks: &[Range<usize>], layout: Layout) {
+#[target_feature(enable = "avx512f")]
+unsafe fn pack(
+    packed: &mut [Line],
+    operands: &[Matrix],
+    panels: &[Panel],
+    blocks: &[Range<usize>],
+    layout: Layout,
+) {
+    let mut one = |panel: usize, block: usize| {
+        let Panel { operand, start } = panels[panel];
+        let packed = &mut packed[(panel * blocks.len() + block) * PACKED..][..PACKED];
+        // SAFETY: the caller's.
+        unsafe { pack_block(packed, operands[operand], start, &blocks[block], layout) };
+    };
+    // Along the direction in which values follow one another: the other way every line is on a page of its own.
+    if operands.iter().all(|operand| operand.column_stride == 1) {
+        for panel in 0..panels.len() {
+            (0..blocks.len()).for_each(|block| one(panel, block));
+        }
+    } else {
+        for block in 0..blocks.len() {
+            (0..panels.len()).for_each(|panel| one(panel, block));
+        }
+    }
+}
+
+/// Packs [`BLOCK`] rows of `source` from `row` on, at the given columns.
+///
+/// # Safety
+/// As [`pack`].
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_block(packed: &mut [Line], source: Matrix, row: usize, block: &Range<usize>, layout: Layout) {
     let contiguous = if source.column_stride == 1 { Layout::Rows } else { Layout::Pairs };
-    for (packed, block) in packed.chunks_exact_mut(PACKED).zip(blocks) {
-        for tile in 0..BLOCK / TILE {
-            let first = row + tile * TILE;
-            let rows = source.rows.saturating_sub(first).min(TILE);
+    for tile in 0..BLOCK / TILE {
+        let first = row + tile * TILE;
+        let rows = source.rows.saturating_sub(first).min(TILE);
+        let mut parts = [[_mm512_setzero_si512(); TILE]; PARTS];
+        for line in 0..TILE {
             // SAFETY: the tile's rows and the block's columns lie inside the source.
-            let mut parts = unsafe {
+            let (a, b) = unsafe {
                 match contiguous {
-                    Layout::Rows => split_rows(source, first, rows, block),
-                    Layout::Pairs => split_pairs(source, first, rows, block),
+                    Layout::Rows => load_row(source, first, rows, block, line),
+                    Layout::Pairs => load_pair(source, first, rows, block, line),
                 }
             };
-            if contiguous != layout {
-                for part in &mut parts {
-                    transpose(part);
-                }
+            let split = split(a, b);
+            for part in 0..PARTS {
+                parts[part][line] = split[part];
             }
-            for (part, rows) in parts.iter().enumerate() {
-                let at = (part * BLOCK / TILE + tile) * TILE;
-                for (row, out) in rows.iter().zip(&mut packed[at..at + TILE]) {
-                    // SAFETY: a line is as long and as aligned as a vector.
-                    unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), *row) };
-                }
+        }
+        for (part, lines) in parts.iter_mut().enumerate() {
+            if contiguous != layout {
+                transpose(lines);
+            }
+            let at = (part * BLOCK / TILE + tile) * TILE;
+            for (line, out) in lines.iter().zip(&mut packed[at..at + TILE]) {
+                // SAFETY: a line is as long and as aligned as a vector.
+                unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), *line) };
             }
         }
     }
@@ -525,59 +570,57 @@ fn lanes(count: usize) -> __mmask16 {
     ((1u32 << count.min(TILE)) - 1) as u16
 }
 
-/// Pairs row by row, from a source whose columns are contiguous.
+/// The values of row `first + line`, whose columns are contiguous: those of the first and of the second 16 columns.
 ///
 /// # Safety
 /// The machine must have AVX-512; the rows and columns must lie inside the source.
+#[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn split_rows(
+unsafe fn load_row(
     source: Matrix,
     first: usize,
     rows: usize,
     columns: &Range<usize>,
-) -> [[__m512i; TILE]; PARTS] {
-    let mut parts = [[_mm512_setzero_si512(); TILE]; PARTS];
-    let (low, high) = (lanes(columns.len()), lanes(columns.len().saturating_sub(TILE)));
-    for row in 0..rows {
-        // SAFETY: masked lanes are not read, and the others lie inside the source.
-        let (a, b) = unsafe {
-            let at = source.values.as_ptr().add((first + row) * source.row_stride + columns.start);
-            (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(TILE)))
-        };
-        let split = split(a, b);
-        for part in 0..PARTS {
-            parts[part][row] = split[part];
-        }
+    line: usize,
+) -> (__m512, __m512) {
+    let count = if line < rows { columns.len() } else { 0 };
+    let at = source.values.as_ptr().wrapping_add((first + line) * source.row_stride + columns.start);
+    // The rows of a tile are too many streams for the hardware to follow.
+    let ahead = at.wrapping_add(AHEAD).cast::<i8>();
+    // SAFETY: masked lanes are not read, and the others lie inside the source; prefetching has no effect.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(ahead);
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
+        let second = _mm512_maskz_loadu_ps(lanes(count.saturating_sub(TILE)), at.wrapping_add(TILE));
+        (_mm512_maskz_loadu_ps(lanes(count), at), second)
     }
-    parts
 }
 
-/// Pairs pair by pair, from a source whose rows are contiguous.
+/// The values of a tile's rows, which are contiguous, at columns `line` and `line + 16` of the block.
 ///
 /// # Safety
-/// As [`split_rows`].
+/// As [`load_row`].
+#[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn split_pairs(
+unsafe fn load_pair(
     source: Matrix,
     first: usize,
     rows: usize,
     columns: &Range<usize>,
-) -> [[__m512i; TILE]; PARTS] {
-    let mut parts = [[_mm512_setzero_si512(); TILE]; PARTS];
-    let mask = lanes(rows);
-    for pair in 0..TILE.min(columns.len()) {
-        let load = |column: usize| {
-            let mask = if column < columns.end { mask } else { 0 };
-            let at = source.values.as_ptr().wrapping_add(column * source.column_stride + first);
-            // SAFETY: masked lanes are not read, and the others lie inside the source.
-            unsafe { _mm512_maskz_loadu_ps(mask, at) }
-        };
-        let split = split(load(columns.start + pair), load(columns.start + pair + TILE));
-        for part in 0..PARTS {
-            parts[part][pair] = split[part];
+    line: usize,
+) -> (__m512, __m512) {
+    let load = |column: usize| {
+        let count = if column < columns.end { rows } else { 0 };
+        let at = source.values.as_ptr().wrapping_add(column * source.column_stride + first);
+        let ahead = at.wrapping_add(AHEAD).cast::<i8>();
+        // SAFETY: masked lanes are not read, and the others lie inside the source; prefetching has no effect.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(ahead);
+            _mm512_maskz_loadu_ps(lanes(count), at)
         }
-    }
-    parts
+    };
+    let column = columns.start + line;
+    (load(column), load(column + TILE))
 }
 
 /// The parts of 16 pairs: the first value's in the low half of each lane, the second's in the high half.
