@@ -36,7 +36,7 @@ const AHEAD: usize = 2 * BLOCK;
 /// Panels that one packing task takes.
 const PACK_PANELS: usize = 8;
 /// Bytes of the right operand that are packed at once.
-const PACKED_BYTES: usize = 8 << 20;
+const PACKED_BYTES: usize = 32 << 20;
 /// Smaller layers gain nothing from packing.
 const SMALLEST: usize = 128;
 
@@ -265,7 +265,7 @@ struct Task {
 
 /// Cuts the result into enough tasks for every thread: by left panels first, so that a panel is packed once.
 fn tasks(left: usize, right: usize) -> Vec<Task> {
-    let wanted = 4 * rayon::current_num_threads();
+    let wanted = 2 * rayon::current_num_threads();
     let task_left = left.div_ceil(wanted).clamp(4, TASK_PANELS);
     let task_right = right.div_ceil(wanted.div_ceil(left.div_ceil(task_left))).max(4.min(right));
     let cuts = |length: usize, step: usize| {
@@ -300,10 +300,13 @@ unsafe fn run(task: &Task, left: &Left, right: &Right, blocks: &[Range<usize>], 
             let column = right.panels[column_panel];
             let at = (i * CHUNK * right.panels.len() + column_panel * chunk.len()) * PACKED;
             let right_panel = &right.packed[at..at + panel];
-            for (row, left_panel) in rows.iter().zip(packed.chunks(panel)) {
+            for (i_row, (row, left_panel)) in rows.iter().zip(packed.chunks(panel)).enumerate() {
+                let ahead = right_panel.as_ptr().wrapping_add(panel + i_row * chunk.len() * TILE);
                 let target = &targets[row.operand * right.operands + column.operand];
                 // SAFETY: the block lies inside this task's part of the target.
-                unsafe { multiply_into(left_panel, right_panel, row.start, column.start, target, i == 0) };
+                unsafe {
+                    multiply_into(left_panel, right_panel, ahead, row.start, column.start, target, i == 0)
+                };
             }
         }
     }
@@ -346,6 +349,7 @@ fn release_tiles() {
 unsafe fn multiply_into(
     left: &[Line],
     right: &[Line],
+    ahead: *const Line,
     row: usize,
     column: usize,
     target: &Target,
@@ -361,7 +365,7 @@ unsafe fn multiply_into(
     };
     if rows == BLOCK && columns == BLOCK {
         // SAFETY: a whole block lies inside the target, and inside its initial values.
-        return unsafe { multiply(left, right, values, target.row_stride, initial, initial_stride) };
+        return unsafe { multiply(left, right, ahead, values, target.row_stride, initial, initial_stride) };
     }
     let mut edge = [0.0f32; BLOCK * BLOCK];
     if !initial.is_null() {
@@ -373,7 +377,7 @@ unsafe fn multiply_into(
     }
     let whole = edge.as_mut_ptr();
     // SAFETY: `edge` is a whole block.
-    unsafe { multiply(left, right, whole, BLOCK, whole, BLOCK) };
+    unsafe { multiply(left, right, ahead, whole, BLOCK, whole, BLOCK) };
     for i in 0..rows {
         // SAFETY: as above; the two do not overlap.
         unsafe { std::ptr::copy(edge[i * BLOCK..].as_ptr(), values.add(i * target.row_stride), columns) };
@@ -383,17 +387,21 @@ unsafe fn multiply_into(
 /// The block of 32 x 32 results at `target`, from two packed panels of one length, added to the block at `initial`
 /// unless that is null.
 ///
+/// What comes next is fetched meanwhile, 16 lines from `ahead` on and two rows of the block below for every inner
+/// block: the other core has packed half of the right operand, and its cache is far.
+///
 /// # Safety
 /// The tiles must be configured; `target` and `initial` must be valid for 32 rows of 32 values, their strides apart.
 unsafe fn multiply(
     left: &[Line],
     right: &[Line],
+    ahead: *const Line,
     target: *mut f32,
     row_stride: usize,
     initial: *const f32,
     initial_stride: usize,
 ) {
-    debug_assert!(left.len() == right.len() && left.len() % PACKED == 0 && !left.is_empty());
+    debug_assert!(left.len() == right.len() && left.len().is_multiple_of(PACKED) && !left.is_empty());
     if initial.is_null() {
         // SAFETY: the tiles are configured.
         unsafe {
@@ -428,30 +436,46 @@ unsafe fn multiply(
             "tileloadd tmm7, [{b} + {stride}*1 + 5120]",
             "tileloadd tmm5, [{a} + {stride}*1 + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead} + 0]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{ahead} + 64]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 128]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{ahead} + 192]",
             // First and second.
             "tileloadd tmm6, [{b} + {stride}*1 + 2048]",
             "tileloadd tmm7, [{b} + {stride}*1 + 3072]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead} + 256]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{ahead} + 320]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 384]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{ahead} + 448]",
             // Second and second.
             "tileloadd tmm4, [{a} + {stride}*1 + 2048]",
             "tileloadd tmm5, [{a} + {stride}*1 + 3072]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead} + 512]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{ahead} + 576]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 640]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{ahead} + 704]",
             // Second and first.
             "tileloadd tmm6, [{b} + {stride}*1]",
             "tileloadd tmm7, [{b} + {stride}*1 + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead} + 768]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{ahead} + 832]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 896]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{ahead} + 960]",
             // Third and first.
             "tileloadd tmm4, [{a} + {stride}*1 + 4096]",
             "tileloadd tmm5, [{a} + {stride}*1 + 5120]",
@@ -468,6 +492,12 @@ unsafe fn multiply(
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {a}, 6144",
             "add {b}, 6144",
+            "add {ahead}, 1024",
+            "prefetchw [{cn}]",
+            "prefetchw [{cn} + 64]",
+            "prefetchw [{cn} + {c_stride}]",
+            "prefetchw [{cn} + {c_stride} + 64]",
+            "lea {cn}, [{cn} + 2*{c_stride}]",
             "dec {blocks}",
             "jnz 3b",
             "tilestored [{c0} + {c_stride}*1], tmm0",
@@ -476,8 +506,10 @@ unsafe fn multiply(
             "tilestored [{c1} + {c_stride}*1 + 64], tmm3",
             a = inout(reg) left.as_ptr() => _,
             b = inout(reg) right.as_ptr() => _,
+            ahead = inout(reg) ahead => _,
             blocks = inout(reg) left.len() / PACKED => _,
             stride = in(reg) 64usize,
+            cn = inout(reg) target.wrapping_add(BLOCK * row_stride) => _,
             c0 = in(reg) target,
             c1 = in(reg) target.add(TILE * row_stride),
             c_stride = in(reg) 4 * row_stride,
@@ -539,6 +571,7 @@ unsafe fn pack_block(packed: &mut [Line], source: Matrix, row: usize, block: &Ra
         let first = row + tile * TILE;
         let rows = source.rows.saturating_sub(first).min(TILE);
         let mut parts = [[_mm512_setzero_si512(); TILE]; PARTS];
+        #[expect(clippy::needless_range_loop, reason = "a line of every part is filled at once")]
         for line in 0..TILE {
             // SAFETY: the tile's rows and the block's columns lie inside the source.
             let (a, b) = unsafe {
