@@ -227,6 +227,91 @@ fn training(c: &mut Criterion) {
     group.finish();
 }
 
+/// A decoder whose layers are those of a 100M model, with few of them and few words.
+fn wide_qwen2() -> RewardModel {
+    let shape = json!({
+        "model_type": "qwen2",
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 16384,
+    });
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
+}
+
+/// `responses` sequences of one prompt, each starting its response with a token of its own.
+fn responses(prompt: usize, response: usize, responses: u32) -> Vec<Vec<u32>> {
+    let mut rng = rng::stream(0, "bench:responses", 0);
+    let mut tokens = |count: usize| -> Vec<u32> {
+        (0..count).map(|_| 64 + rng::below(&mut rng, VOCAB - 64) as u32).collect()
+    };
+    let prompt = tokens(prompt);
+    (0..responses).map(|i| [prompt.clone(), vec![i], tokens(response - 1)].concat()).collect()
+}
+
+/// Every sequence in a group of its own: nothing is shared.
+fn apart(groups: &[Vec<Vec<u32>>]) -> Vec<Vec<Vec<u32>>> {
+    groups.iter().flatten().map(|sequence| vec![sequence.clone()]).collect()
+}
+
+/// What prompt sharing saves: a training pass over pairs with prompts four times as long as their responses, and
+/// scores of 16 responses of 200 tokens to a prompt of 1,000.
+fn sharing(c: &mut Criterion) {
+    let model = wide_qwen2();
+    let pairs: Vec<_> = (0..4).map(|_| responses(400, 100, 2)).collect();
+    let sixteen = vec![responses(1000, 200, 16)];
+    let mut group = c.benchmark_group("sharing");
+    group.sample_size(10).measurement_time(Duration::from_secs(8));
+    for (name, pairs, sixteen) in
+        [("shared", pairs.clone(), sixteen.clone()), ("apart", apart(&pairs), apart(&sixteen))]
+    {
+        let pack = Pack::new(&pairs);
+        let mut gradients = model.gradients().unwrap();
+        let mut touched = pack.ids.clone();
+        touched.sort_unstable();
+        touched.dedup();
+        gradients.start_step(&touched).unwrap();
+        group.bench_function(format!("train 4 x 400 + 2 x 100/{name}"), |b| {
+            b.iter(|| {
+                let forward = model.forward(&pack, Keep::Activations).unwrap();
+                model.backward(forward.tape.unwrap(), &[0.1; 8], &gradients).unwrap();
+            });
+        });
+        let pack = Pack::new(&sixteen);
+        group.bench_function(format!("score 1000 + 16 x 200/{name}"), |b| {
+            b.iter(|| model.forward(black_box(&pack), Keep::Nothing).unwrap());
+        });
+    }
+    group.finish();
+}
+
+/// A training pass over 8,192 tokens in sequences of growing length: what attention adds.
+fn lengths(c: &mut Criterion) {
+    const TOKENS: usize = 8192;
+    let model = wide_qwen2();
+    let mut group = c.benchmark_group("lengths");
+    group.sample_size(10).measurement_time(Duration::from_secs(10));
+    for length in [256, 512, 1024, 2048, 4096, 8192] {
+        let groups: Vec<_> = (0..TOKENS / length).map(|_| responses(0, length, 1)).collect();
+        let pack = Pack::new(&groups);
+        let mut gradients = model.gradients().unwrap();
+        gradients.start_step(&(0..VOCAB as u32).collect::<Vec<_>>()).unwrap();
+        let d_rewards = vec![0.1; groups.len()];
+        group.throughput(Throughput::Elements(TOKENS as u64));
+        group.bench_function(BenchmarkId::new("train", length), |b| {
+            b.iter(|| {
+                let forward = model.forward(&pack, Keep::LayerInputs).unwrap();
+                model.backward(forward.tape.unwrap(), &d_rewards, &gradients).unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = engine;
     config = Criterion::default()
@@ -234,6 +319,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots();
-    targets = products, attention, norm, activation, training
+    targets = products, attention, norm, activation, training, sharing, lengths
 }
 criterion_main!(engine);

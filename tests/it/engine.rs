@@ -182,3 +182,58 @@ fn stories260k_matches_its_float64_reference() {
         assert!(cases > 0 && largest_hidden < 1e-5 && largest_logit < 1e-5);
     }
 }
+
+/// Wide enough for every kind of kernel that the machine has.
+fn wide_model() -> RewardModel {
+    let shape = serde_json::json!({
+        "model_type": "qwen2", "vocab_size": 300, "hidden_size": 160, "intermediate_size": 288,
+        "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
+        "max_position_embeddings": 4096,
+    });
+    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
+}
+
+/// Rewards, and gradients of all parameters for the given dL/dr, the embedding's dense.
+fn rewards_and_gradients(
+    model: &RewardModel,
+    groups: &[Group],
+    d_rewards: &[f64],
+) -> (Vec<f64>, Vec<Vec<f32>>) {
+    let pack = Pack::new(groups);
+    let mut gradients = model.gradients().unwrap();
+    gradients.start_step(&(0..model.config().vocab_size as u32).collect::<Vec<_>>()).unwrap();
+    let forward = model.forward(&pack, Keep::Activations).unwrap();
+    model.backward(forward.tape.unwrap(), d_rewards, &gradients).unwrap();
+    let dense = gradients.iter().map(|(_, g)| g.sum().tensor().flatten_all().unwrap().to_vec1().unwrap());
+    (forward.rewards, dense.collect())
+}
+
+#[test]
+fn sharing_a_prompt_changes_neither_rewards_nor_gradients() {
+    let model = wide_model();
+    let tokens = |seed: usize, count: usize| (0..count).map(move |i| ((i * i * 7 + seed * 31 + i) % 300) as u32);
+    let response = |pair: usize, side: usize, count: usize| -> Vec<u32> {
+        tokens(pair, 90).chain(std::iter::once(side as u32)).chain(tokens(10 + 2 * pair + side, count)).collect()
+    };
+    let shared: Vec<Group> =
+        (0..3).map(|pair| vec![response(pair, 0, 20 + 9 * pair), response(pair, 1, 33)]).collect();
+    let apart: Vec<Group> = shared.iter().flatten().map(|sequence| vec![sequence.clone()]).collect();
+    let d_rewards = [0.3, -0.3, 0.5, -0.45, 0.2, -0.1];
+    let (rewards, gradients) = rewards_and_gradients(&model, &shared, &d_rewards);
+    let (expected_rewards, expected) = rewards_and_gradients(&model, &apart, &d_rewards);
+    let furthest = rewards.iter().zip(&expected_rewards).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(furthest < 1e-5, "rewards differ by {furthest:e}");
+    let mut worst = 0.0f64;
+    for (found, expected) in gradients.iter().zip(&expected) {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+        let size = norm(&mut expected.iter().map(|&v| f64::from(v)));
+        // The head's gradient is formed elsewhere.
+        if size > 0.0 {
+            worst = worst.max(difference / size);
+        }
+    }
+    println!("shared against apart: rewards {furthest:.1e}, gradients {worst:.1e} relative");
+    assert!(worst < 1e-5, "a gradient differs by {worst:e} of its norm");
+}
