@@ -109,7 +109,7 @@ fn attention(c: &mut Criterion) {
 fn norm(c: &mut Criterion) {
     let [x, dy] = ["x", "dy"].map(|name| normal(name, (ROWS, HIDDEN)));
     let weight = normal("weight", HIDDEN);
-    let weight_gradient = Accumulator::zeros(HIDDEN, &weight).unwrap();
+    let weight_gradient = Accumulator::zeros(HIDDEN, &weight);
     let groups: Vec<_> = (0..4).map(|i| i * ROWS / 4..(i + 1) * ROWS / 4).collect();
 
     let mut group = c.benchmark_group("rms_norm");

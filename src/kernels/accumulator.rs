@@ -4,37 +4,59 @@
 use super::gemm::amx;
 use super::gemm::{Matrix, Threads, matmul};
 use super::host;
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Shape, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::OnceLock;
 
-/// An f32 sum that micro-batches add to. Starts at zero.
+/// An f32 sum that micro-batches add to. Starts at zero, and takes no memory until something is added.
 #[derive(Debug, Clone)]
-pub struct Accumulator(Var);
+pub struct Accumulator {
+    shape: Shape,
+    device: Device,
+    sum: OnceLock<Var>,
+}
 
 impl Accumulator {
     /// Zeros of `shape` on the device of `like`.
-    pub fn zeros(shape: impl Into<Shape>, like: &Tensor) -> Result<Self> {
-        Ok(Self(Var::zeros(shape, DType::F32, like.device())?))
+    pub fn zeros(shape: impl Into<Shape>, like: &Tensor) -> Self {
+        Self { shape: shape.into(), device: like.device().clone(), sum: OnceLock::new() }
+    }
+
+    /// Zeros with another number of rows.
+    pub fn with_rows(&self, rows: usize) -> Result<Self> {
+        let (_, columns) = self.shape.dims2()?;
+        Ok(Self { shape: (rows, columns).into(), device: self.device.clone(), sum: OnceLock::new() })
     }
 
     /// The sum so far.
-    pub fn tensor(&self) -> &Tensor {
-        self.0.as_tensor()
+    pub fn tensor(&self) -> Result<&Tensor> {
+        Ok(self.variable()?.as_tensor())
     }
 
-    /// Back to zero.
-    pub fn clear(&self) -> Result<()> {
-        if host::is_host_f32(&self.0) {
-            return self.edit(|sum| sum.par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0)));
+    /// Back to zero; the memory is free for something else until then.
+    pub fn release(&mut self) {
+        self.sum = OnceLock::new();
+    }
+
+    fn variable(&self) -> Result<&Var> {
+        match self.sum.get() {
+            Some(sum) => Ok(sum),
+            None => {
+                let zeros = Var::zeros(&self.shape, DType::F32, &self.device)?;
+                Ok(self.sum.get_or_init(|| zeros))
+            }
         }
-        self.0.set(&self.0.zeros_like()?)
+    }
+
+    fn is_on_host(&self) -> bool {
+        self.device.is_cpu()
     }
 
     /// Adds a tensor of the same shape and any dtype.
     pub fn add(&self, term: &Tensor) -> Result<()> {
         let term = term.to_dtype(DType::F32)?;
-        if host::is_host_f32(&self.0) {
+        if self.is_on_host() {
             return host::with(&term, |term| {
                 self.edit(|sum| {
                     sum.par_chunks_mut(1 << 14)
@@ -43,7 +65,7 @@ impl Accumulator {
                 })
             })?;
         }
-        self.0.set(&(self.0.as_tensor() + term)?)
+        self.variable()?.set(&(self.tensor()? + term)?)
     }
 
     /// Adds `dy^T . x` to every sum, group of rows by group: the weight gradients of layers that share their input `x`
@@ -61,7 +83,7 @@ impl Accumulator {
         }
         let (tokens, columns) = x.dims2()?;
         let rows = terms.iter().map(|(_, dy)| dy.dim(1)).collect::<Result<Vec<_>>>()?;
-        let vars: Vec<&Var> = terms.iter().map(|(sum, _)| &sum.0).collect();
+        let vars = terms.iter().map(|(sum, _)| sum.variable()).collect::<Result<Vec<_>>>()?;
         let dys: Vec<&Tensor> = terms.iter().map(|(_, dy)| *dy).collect();
         host::with(x, |x| {
             host::with_all(&dys, |dys| {
@@ -107,7 +129,7 @@ impl Accumulator {
 
     /// Adds the sums over the rows of `values` [N, out], group of rows by group, on the CPU.
     pub(super) fn add_row_sums(&self, values: &[f32], groups: &[Range<usize>]) -> Result<()> {
-        let columns = self.0.elem_count();
+        let columns = self.shape.elem_count();
         let tasks: Vec<Range<usize>> = groups.iter().flat_map(host::row_tasks).collect();
         let partial = |rows: Range<usize>| {
             let mut sum = vec![0.0; columns];
@@ -119,7 +141,7 @@ impl Accumulator {
 
     /// Adds row `i` of `rows` [N, H] to row `slots[i]` of the sum [U, H].
     pub fn add_rows(&self, slots: &[u32], rows: &Tensor) -> Result<()> {
-        if host::is_host_f32(&self.0) {
+        if self.is_on_host() {
             let width = rows.dim(1)?;
             return host::with(rows, |rows| {
                 self.edit(|sum| {
@@ -131,34 +153,37 @@ impl Accumulator {
                 })
             })?;
         }
-        let slots = Tensor::new(slots, self.0.device())?;
-        self.0.set(&self.0.as_tensor().index_add(&slots, &rows.to_dtype(DType::F32)?, 0)?)
+        let slots = Tensor::new(slots, &self.device)?;
+        self.variable()?.set(&self.tensor()?.index_add(&slots, &rows.to_dtype(DType::F32)?, 0)?)
     }
 
     /// Multiplies by `factor`.
     pub fn scale(&self, factor: f64) -> Result<()> {
-        if host::is_host_f32(&self.0) {
+        if self.is_on_host() {
             let factor = factor as f32;
             return self.edit(|sum| {
                 sum.par_chunks_mut(1 << 14).for_each(|chunk| chunk.iter_mut().for_each(|v| *v *= factor));
             });
         }
-        self.0.set(&(self.0.as_tensor() * factor)?)
+        self.variable()?.set(&(self.tensor()? * factor)?)
     }
 
     /// Sum of squares in f64, in one order whatever the thread count.
     pub fn sum_of_squares(&self) -> Result<f64> {
-        if host::is_host_f32(&self.0) {
-            return host::with(&self.0, |values| {
+        if self.sum.get().is_none() {
+            return Ok(0.0);
+        }
+        if self.is_on_host() {
+            return host::with(self.tensor()?, |values| {
                 let partials: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
                 partials.iter().sum()
             });
         }
-        self.0.as_tensor().sqr()?.sum_all()?.to_scalar::<f32>().map(f64::from)
+        self.tensor()?.sqr()?.sum_all()?.to_scalar::<f32>().map(f64::from)
     }
 
     fn edit(&self, f: impl FnOnce(&mut [f32])) -> Result<()> {
-        edit(&self.0, f)
+        edit(self.variable()?, f)
     }
 }
 
@@ -237,26 +262,26 @@ fn edit_all(variables: &[&Var], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn sums_products_rows_and_scales_in_place() -> Result<()> {
         let cpu = Device::Cpu;
         let like = Tensor::zeros(1, DType::F32, &cpu)?;
-        let acc = Accumulator::zeros((2, 3), &like)?;
+        let mut acc = Accumulator::zeros((2, 3), &like);
         let dy = Tensor::new(&[[1f32, 2.], [3., 4.]], &cpu)?;
         let x = Tensor::new(&[[1f32, 0., 1.], [0., 1., 1.]], &cpu)?;
         Accumulator::add_transposed_products([(&acc, &dy)], &x, std::slice::from_ref(&(0..2)))?;
         Accumulator::add_transposed_products([(&acc, &dy)], &x, &[0..1, 1..2])?;
-        assert_eq!(acc.tensor().to_vec2::<f32>()?, [[2., 6., 8.], [4., 8., 12.]]);
+        assert_eq!(acc.tensor()?.to_vec2::<f32>()?, [[2., 6., 8.], [4., 8., 12.]]);
         acc.add_rows(&[1, 1], &x)?;
         acc.add(&Tensor::ones((2, 3), DType::F32, &cpu)?)?;
         acc.scale(0.5)?;
-        assert_eq!(acc.tensor().to_vec2::<f32>()?, [[1.5, 3.5, 4.5], [3., 5., 7.5]]);
-        let squares = acc.tensor().sqr()?.sum_all()?.to_scalar::<f32>()?;
+        assert_eq!(acc.tensor()?.to_vec2::<f32>()?, [[1.5, 3.5, 4.5], [3., 5., 7.5]]);
+        let squares = acc.tensor()?.sqr()?.sum_all()?.to_scalar::<f32>()?;
         assert_eq!(acc.sum_of_squares()?, f64::from(squares));
-        acc.clear()?;
+        acc.release();
         assert_eq!(acc.sum_of_squares()?, 0.0);
+        assert_eq!(acc.tensor()?.to_vec2::<f32>()?, [[0.0; 3]; 2]);
         Ok(())
     }
 }

@@ -164,7 +164,7 @@ fn decay_slice(decay: f32, p: &mut [f32]) {
 
 fn update_dense(u: Update, parameter: &Var, moments: &Moments, sum: &Accumulator) -> Result<()> {
     with_state(parameter, moments, |p, m, v| {
-        host::with(sum.tensor(), |g| {
+        host::with(sum.tensor()?, |g| {
             let chunks = p.par_chunks_mut(VALUES_PER_TASK).zip(m.par_chunks_mut(VALUES_PER_TASK));
             let chunks = chunks.zip(v.par_chunks_mut(VALUES_PER_TASK)).zip(g.par_chunks(VALUES_PER_TASK));
             chunks.for_each(|(((p, m), v), g)| update_slice(u, p, m, v, g));
@@ -181,7 +181,7 @@ fn update_rows(
     rows: &[u32],
     sum: &Accumulator,
 ) -> Result<()> {
-    let width = sum.tensor().dim(1)?;
+    let width = sum.tensor()?.dim(1)?;
     with_state(parameter, moments, |p, m, v| {
         let is_moving = |(m, v): (&[f32], &[f32])| m.iter().chain(v).any(|&moment| moment != 0.0);
         let reached = reached.get_or_insert_with(|| {
@@ -190,7 +190,7 @@ fn update_rows(
         for &row in rows {
             reached[row as usize] = true;
         }
-        host::with(sum.tensor(), |g| {
+        host::with(sum.tensor()?, |g| {
             let rows_of = |values| <[f32]>::par_chunks_mut(values, width);
             let table = rows_of(p).zip(rows_of(m)).zip(rows_of(v)).zip(&*reached).enumerate();
             table.with_min_len(ROWS_PER_TASK).for_each(|(row, (((p, m), v), &reached))| {
@@ -232,10 +232,10 @@ fn with_state(
 fn update_composed(u: Update, parameter: &Var, moments: &Moments, gradient: &Gradient) -> Result<()> {
     let dense;
     let g: &Tensor = match gradient {
-        Gradient::Dense(sum) => sum.tensor(),
+        Gradient::Dense(sum) => sum.tensor()?,
         Gradient::Rows { rows, sum } => {
             let rows = Tensor::new(rows.as_slice(), parameter.device())?;
-            dense = parameter.zeros_like()?.index_add(&rows, sum.tensor(), 0)?;
+            dense = parameter.zeros_like()?.index_add(&rows, sum.tensor()?, 0)?;
             &dense
         }
     };
@@ -298,7 +298,7 @@ mod tests {
             optimizer.step(&mut parameters, &gradients, 0.01, 0.5)?;
         }
         for ((id, parameter), (before, decay)) in parameters.iter().zip(before.iter().zip([0.1, 0.0])) {
-            let g = gradients.sum(id).tensor().flatten_all()?.to_vec1::<f32>()?;
+            let g = gradients.sum(id).tensor()?.flatten_all()?.to_vec1::<f32>()?;
             let expected = reference(before, |i| 0.5 * f64::from(g[i]), decay);
             let found = parameter.master().flatten_all()?.to_vec1::<f32>()?;
             for (found, expected) in found.iter().zip(expected) {
@@ -312,7 +312,7 @@ mod tests {
     fn fused_equals_composed_and_rows_equal_dense() -> Result<()> {
         let (mut dense, mut sparse, composed) = (parameters()?, parameters()?, parameters()?);
         let table = dense.id("table").unwrap();
-        let dense_gradients = Gradients::zeros(&dense, &[])?;
+        let mut dense_gradients = Gradients::zeros(&dense, &[])?;
         let mut sparse_gradients = Gradients::zeros(&sparse, &[table])?;
         let mut optimizers = (
             AdamW::new(&config(), &dense)?,
@@ -326,7 +326,7 @@ mod tests {
                 optimizers.1.resume_at(optimizers.1.steps());
             }
             let values = wave((rows.len(), 3), 0.8)?;
-            dense_gradients.sum(table).clear()?;
+            dense_gradients.start_step(&[])?;
             dense_gradients.add_rows(table, &rows, &values)?;
             sparse_gradients.start_step(&rows)?;
             sparse_gradients.add_rows(table, &rows, &values)?;

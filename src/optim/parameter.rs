@@ -130,10 +130,10 @@ impl Gradients {
         let zeros = |(id, parameter): (ParameterId, &Parameter)| {
             let master = parameter.master.as_tensor();
             if sparse.contains(&id) {
-                let sum = Accumulator::zeros((0, master.dim(1)?), master)?;
+                let sum = Accumulator::zeros((0, master.dim(1)?), master);
                 return Ok(Gradient::Rows { rows: Vec::new(), sum });
             }
-            Ok(Gradient::Dense(Accumulator::zeros(master.shape(), master)?))
+            Ok(Gradient::Dense(Accumulator::zeros(master.shape(), master)))
         };
         Ok(Self { items: parameters.iter().map(zeros).collect::<Result<_>>()? })
     }
@@ -142,15 +142,23 @@ impl Gradients {
     pub fn start_step(&mut self, rows: &[u32]) -> Result<()> {
         for item in &mut self.items {
             match item {
-                Gradient::Dense(sum) => sum.clear()?,
+                Gradient::Dense(sum) => sum.release(),
                 Gradient::Rows { rows: touched, sum } => {
-                    let width = sum.tensor().dim(1)?;
                     *touched = rows.to_vec();
-                    *sum = Accumulator::zeros((rows.len(), width), sum.tensor())?;
+                    *sum = sum.with_rows(rows.len())?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Back to zero once they are used up: their memory is free for the next step's activations.
+    pub fn release(&mut self) {
+        for item in &mut self.items {
+            match item {
+                Gradient::Dense(sum) | Gradient::Rows { sum, .. } => sum.release(),
+            }
+        }
     }
 
     pub fn get(&self, id: ParameterId) -> &Gradient {

@@ -255,6 +255,7 @@ impl<'a> Run<'a> {
         let scale = clip::factor(result.grad_norm, self.optim.max_grad_norm);
         self.updating = true;
         self.optimizer.step(self.model.parameters_mut(), &self.gradients, lr, scale)?;
+        self.gradients.release();
         self.updating = false;
         let line = StepLine::new(number, batch.epoch, lr, started.elapsed().as_secs_f64(), &result);
         self.metrics.append(&line)?;

@@ -78,7 +78,7 @@ fn step(
         model.backward(forward.tape.unwrap(), &d_rewards, &gradients).unwrap();
     }
     let dense = model.parameters().iter().map(|(id, parameter)| {
-        let sum = gradients.sum(id).tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let sum = gradients.sum(id).tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let sum = if parameter.name.contains("embed_tokens") {
             let width = model.config().hidden_size;
             let mut table = vec![0.0; parameter.master().elem_count()];
@@ -205,16 +205,21 @@ fn rewards_and_gradients(
     gradients.start_step(&(0..model.config().vocab_size as u32).collect::<Vec<_>>()).unwrap();
     let forward = model.forward(&pack, Keep::Activations).unwrap();
     model.backward(forward.tape.unwrap(), d_rewards, &gradients).unwrap();
-    let dense = gradients.iter().map(|(_, g)| g.sum().tensor().flatten_all().unwrap().to_vec1().unwrap());
+    let dense =
+        gradients.iter().map(|(_, g)| g.sum().tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap());
     (forward.rewards, dense.collect())
 }
 
 #[test]
 fn sharing_a_prompt_changes_neither_rewards_nor_gradients() {
     let model = wide_model();
-    let tokens = |seed: usize, count: usize| (0..count).map(move |i| ((i * i * 7 + seed * 31 + i) % 300) as u32);
+    let tokens =
+        |seed: usize, count: usize| (0..count).map(move |i| ((i * i * 7 + seed * 31 + i) % 300) as u32);
     let response = |pair: usize, side: usize, count: usize| -> Vec<u32> {
-        tokens(pair, 90).chain(std::iter::once(side as u32)).chain(tokens(10 + 2 * pair + side, count)).collect()
+        tokens(pair, 90)
+            .chain(std::iter::once(side as u32))
+            .chain(tokens(10 + 2 * pair + side, count))
+            .collect()
     };
     let shared: Vec<Group> =
         (0..3).map(|pair| vec![response(pair, 0, 20 + 9 * pair), response(pair, 1, 33)]).collect();
