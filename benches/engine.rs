@@ -1,6 +1,6 @@
-//! What a training step is made of, in f32 on the CPU with every core: attention forward and backward over a pair that
-//! shares its prompt, `rms_norm` and `swiglu` fused beside their composed forms, a whole step of a small random Qwen2
-//! up to its gradients, and the AdamW update of its parameters.
+//! What a training step is made of, in f32 on the CPU with every core: the products of a layer, every fused kernel
+//! beside its composed form, a whole step of a small random Qwen2 up to its gradients, and the AdamW update of its
+//! parameters; what sharing prompts saves; what length costs.
 //!
 //! ```sh
 //! cargo bench --bench engine
@@ -11,9 +11,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rmtrain::base::rng;
 use rmtrain::data::TokenPair;
 use rmtrain::diagnostics;
-use rmtrain::kernels::attention::{self, Family, Heads, Segment};
+use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
-use rmtrain::kernels::{Accumulator, rms_norm, swiglu};
+use rmtrain::kernels::{Accumulator, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
@@ -72,12 +72,11 @@ fn products(c: &mut Criterion) {
             });
             #[cfg(target_arch = "x86_64")]
             if gemm::amx::available() {
-                use gemm::amx::{Destination, Initial, matmul};
+                use gemm::amx::{Destination, matmul};
                 let all = 0..lhs.columns;
                 group.bench_function(format!("{name} {case}/amx"), |b| {
                     b.iter(|| {
-                        let onto = Destination::onto(&mut out, rhs.columns);
-                        let destination = Destination { initial: Initial::Zero, ..onto };
+                        let destination = Destination::onto(&mut out, rhs.columns).starting_from_zero();
                         matmul(&mut [destination], &[lhs], &[rhs], std::slice::from_ref(&all));
                     });
                 });
@@ -96,11 +95,17 @@ fn attention(c: &mut Criterion) {
         let [k, v] = ["k", "v"].map(|name| normal(name, (tokens, key_value)));
         let output = attention::forward(&q, &k, &v, &families, HEADS).unwrap();
         group.throughput(Throughput::Elements(tokens as u64));
-        group.bench_function(BenchmarkId::new("forward", tokens), |b| {
+        group.bench_function(BenchmarkId::new("forward/fused", tokens), |b| {
             b.iter(|| attention::forward(black_box(&q), &k, &v, &families, HEADS).unwrap());
         });
-        group.bench_function(BenchmarkId::new("backward", tokens), |b| {
+        group.bench_function(BenchmarkId::new("forward/composed", tokens), |b| {
+            b.iter(|| composed::forward(black_box(&q), &k, &v, &families, HEADS).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("backward/fused", tokens), |b| {
             b.iter(|| attention::backward(black_box(&dy), &output, &q, &k, &v, &families, HEADS).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("backward/composed", tokens), |b| {
+            b.iter(|| composed::backward(black_box(&dy), &q, &k, &v, &families, HEADS).unwrap());
         });
     }
     group.finish();
@@ -131,6 +136,21 @@ fn norm(c: &mut Criterion) {
             weight_gradient.add(&d_weight).unwrap();
             dx
         });
+    });
+    group.finish();
+}
+
+fn rotation(c: &mut Criterion) {
+    let x = normal("x", (ROWS, HEADS.query * HEADS.dim));
+    let frequencies: Vec<f32> = (0..HEADS.dim / 2).map(|i| 1e4f32.powf(-(i as f32) / 32.0)).collect();
+    let table = rope::Table::new(&frequencies, ROWS, &Device::Cpu).unwrap();
+    let positions: Vec<u32> = (0..ROWS as u32).collect();
+
+    let mut group = c.benchmark_group("rope");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("fused", |b| b.iter(|| rope::forward(black_box(&x), &positions, &table).unwrap()));
+    group.bench_function("composed", |b| {
+        b.iter(|| rope::composed(black_box(&x), &positions, &table, 1.0).unwrap());
     });
     group.finish();
 }
@@ -319,6 +339,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots();
-    targets = products, attention, norm, activation, training, sharing, lengths
+    targets = products, attention, norm, rotation, activation, training, sharing, lengths
 }
 criterion_main!(engine);

@@ -1,4 +1,4 @@
-//! Conversations of more tokens than are allowed, shortened by one rule in training, evaluation and scoring.
+//! Conversations of more tokens than are allowed, shortened by one rule in training and evaluation.
 
 use super::TokenGroup;
 
@@ -37,7 +37,8 @@ pub fn fit_length(mut group: TokenGroup, max_length: usize, bos: Option<u32>) ->
 fn common_prefix(sequences: &[Vec<u32>]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-    others.iter().map(common).min().unwrap_or(first.len())
+    // What is prompt in a lone sequence, nobody knows.
+    others.iter().map(common).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -64,9 +65,8 @@ mod tests {
     }
 
     #[test]
-    fn a_single_sequence_is_all_prompt() {
-        assert_eq!(fit_length(group(&[&[1, 2, 3]]), 1, None), Fitted::Truncated(group(&[&[3]])));
-        assert_eq!(fit_length(group(&[&[1, 2, 3]]), 1, Some(1)), Fitted::TooLong { tokens: 3 });
+    fn a_lone_sequence_has_no_prompt_to_give() {
+        assert_eq!(fit_length(group(&[&[1, 2, 3]]), 1, None), Fitted::TooLong { tokens: 3 });
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 /// An f32 sum that micro-batches add to. Starts at zero, and takes no memory until something is added.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Accumulator {
     shape: Shape,
     device: Device,
@@ -82,6 +82,15 @@ impl Accumulator {
             return terms.iter().try_for_each(|(sum, dy)| sum.add(&dy.t()?.matmul(x)?));
         }
         let (tokens, columns) = x.dims2()?;
+        for (i, (sum, dy)) in terms.iter().enumerate() {
+            host::expect_shape("sum of a weight", sum.tensor()?, &[dy.dim(1)?, columns])?;
+            let id = sum.tensor()?.id();
+            for (other, _) in &terms[..i] {
+                if other.tensor()?.id() == id {
+                    candle_core::bail!("two layers of one product share their gradient");
+                }
+            }
+        }
         let rows = terms.iter().map(|(_, dy)| dy.dim(1)).collect::<Result<Vec<_>>>()?;
         let vars = terms.iter().map(|(sum, _)| sum.variable()).collect::<Result<Vec<_>>>()?;
         let dys: Vec<&Tensor> = terms.iter().map(|(_, dy)| *dy).collect();
@@ -118,6 +127,9 @@ impl Accumulator {
         self.edit(|total| {
             for group in groups {
                 let tasks = host::row_tasks(group).count();
+                if tasks == 0 {
+                    continue;
+                }
                 let Some(mut sum) = partials.next() else { continue };
                 for partial in partials.by_ref().take(tasks - 1) {
                     sum.iter_mut().zip(partial).for_each(|(s, p)| *s += p);

@@ -4,6 +4,15 @@ use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+/// An error that names both shapes unless `t` has this one. The CPU kernels write every value of a result because their
+/// inputs have the shapes that they say.
+pub(crate) fn expect_shape(what: &str, t: &Tensor, shape: &[usize]) -> Result<()> {
+    if t.dims() != shape {
+        candle_core::bail!("{what}: found shape {:?}, expected {shape:?}", t.dims());
+    }
+    Ok(())
+}
+
 /// Whether the fused CPU kernels apply.
 pub(crate) fn is_host_f32(t: &Tensor) -> bool {
     t.device().is_cpu() && t.dtype() == DType::F32

@@ -1,8 +1,8 @@
 //! `y = x W^T (+ b)`, as `torch.nn.functional.linear`.
 //!
-//! On the CPU a row of the result depends on that row of the input alone, to the bit: the matmul forms every dot
-//! product in blocks of the inner dimension whose size does not depend on the number of rows, save for small
-//! products, which take other paths. Those are padded past the point where they would. (Fewer than
+//! On the CPU a row of the result depends on that row of the input alone, to the bit. Tiles sum in one order whatever the
+//! number of rows. The `gemm` crate forms every dot product in blocks of the inner dimension whose size does not depend
+//! on it either, save for small products, which take other paths; those are padded past the point where they would. (Fewer than
 //! four output columns would be such a path too; the reward head, the only case, is `model::reward_head`.)
 
 #[cfg(target_arch = "x86_64")]
@@ -27,7 +27,17 @@ pub struct Layer<'a> {
 }
 
 /// `x` [N, in] through layers that share it, each to [N, out].
+///
+/// # Errors
+/// If the shapes do not fit together.
 pub fn forward<const K: usize>(x: &Tensor, layers: [Layer; K]) -> Result<[Tensor; K]> {
+    let (n, inputs) = x.dims2()?;
+    for Layer { weight, bias, residual } in layers {
+        let outputs = weight.dim(0)?;
+        host::expect_shape("weight of a layer", weight, &[outputs, inputs])?;
+        bias.map_or(Ok(()), |bias| host::expect_shape("bias of a layer", bias, &[outputs]))?;
+        residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, outputs]))?;
+    }
     if !host::is_host_f32(x) {
         return each(layers, |layer| composed_forward(x, layer));
     }
@@ -35,10 +45,9 @@ pub fn forward<const K: usize>(x: &Tensor, layers: [Layer; K]) -> Result<[Tensor
     if suit(&layers)? {
         return host::with(x, |x| tiles::forward(x, layers))?;
     }
-    let (n, _) = x.dims2()?;
     host::with(x, |x| {
         each(layers, |Layer { weight, bias, residual }| {
-            let (outputs, inputs) = weight.dims2()?;
+            let outputs = weight.dim(0)?;
             let mut y = Rows::new(n, outputs);
             if let Some(residual) = residual {
                 host::with(residual, |residual| y.start_from(residual))?;
@@ -71,8 +80,16 @@ fn composed_forward(x: &Tensor, Layer { weight, bias, residual }: Layer) -> Resu
 
 /// The gradient of the `x` [N, in] that several layers share: the sum of `dy` [N, out] times `weight` [out, in] over
 /// the terms.
+///
+/// # Errors
+/// Without any term, or if the shapes do not fit together.
 pub fn input_gradient<const K: usize>(terms: [(&Tensor, &Tensor); K]) -> Result<Tensor> {
     let Some((dy, weight)) = terms.first() else { candle_core::bail!("a gradient of no term") };
+    let (n, inputs) = (dy.dim(0)?, weight.dim(1)?);
+    for (dy, weight) in terms {
+        host::expect_shape("weight of a layer", weight, &[dy.dim(1)?, inputs])?;
+        host::expect_shape("gradient of a layer's output", dy, &[n, weight.dim(0)?])?;
+    }
     if !host::is_host_f32(dy) {
         let mut sum = dy.matmul(weight)?;
         for (dy, weight) in &terms[1..] {
@@ -80,8 +97,7 @@ pub fn input_gradient<const K: usize>(terms: [(&Tensor, &Tensor); K]) -> Result<
         }
         return Ok(sum);
     }
-    let inputs = weight.dim(1)?;
-    let mut dx = Rows::new(dy.dim(0)?, inputs);
+    let mut dx = Rows::new(n, inputs);
     for (dy, weight) in terms {
         let outputs = weight.dim(0)?;
         host::with(dy, |dy| {
@@ -106,6 +122,11 @@ pub fn weight_gradients<const K: usize>(
     layers: [Gradients; K],
     groups: &[Range<usize>],
 ) -> Result<()> {
+    for Gradients { dy, bias, .. } in layers {
+        let outputs = dy.dim(1)?;
+        host::expect_shape("gradient of a layer's output", dy, &[x.dim(0)?, outputs])?;
+        bias.map_or(Ok(()), |bias| host::expect_shape("sum of a bias", bias.tensor()?, &[outputs]))?;
+    }
     Accumulator::add_transposed_products(layers.map(|layer| (layer.weight, layer.dy)), x, groups)?;
     for Gradients { dy, bias, .. } in layers {
         match bias {
@@ -165,8 +186,11 @@ impl Rows {
         self.is_begun = true;
         #[cfg(target_arch = "x86_64")]
         if amx::suits(rhs.rows, rhs.columns) {
-            let initial = if is_begun { amx::Initial::Destination } else { amx::Initial::Zero };
-            let destination = amx::Destination { values: self.values(), row_stride: columns, initial };
+            let destination = match is_begun {
+                // SAFETY: what has begun has been written.
+                true => unsafe { amx::Destination::onto_written(self.values(), columns) },
+                false => amx::Destination::new(self.values(), columns),
+            };
             let lhs = Matrix::new(x, rows, rhs.rows);
             return amx::matmul(&mut [destination], &[lhs], &[rhs], std::slice::from_ref(&(0..rhs.rows)));
         }
@@ -204,7 +228,7 @@ fn suit(layers: &[Layer]) -> Result<bool> {
 #[cfg(target_arch = "x86_64")]
 mod tiles {
     use super::*;
-    use crate::kernels::gemm::amx::{Destination, Initial};
+    use crate::kernels::gemm::amx::Destination;
     use crate::kernels::host::with_all;
 
     /// [`super::forward`], with `x` packed once.
@@ -228,20 +252,17 @@ mod tiles {
                     .zip(&widths)
                     .map(|(weight, &width)| Matrix::new(weight, width, inputs).transposed())
                     .collect();
-                let initial = |i: usize| match layers[i] {
-                    Layer { bias: None, residual: None, .. } => Initial::Zero,
-                    Layer { residual: None, .. } => Initial::Other { values: starts[i], row_stride: 0 },
-                    Layer { .. } => Initial::Other { values: starts[i], row_stride: widths[i] },
+                let destination = |(i, output)| {
+                    let destination = Destination::new(host::Output::values(output), widths[i]);
+                    match layers[i] {
+                        Layer { bias: None, residual: None, .. } => destination,
+                        // One row for every row.
+                        Layer { residual: None, .. } => destination.starting_from(starts[i], 0),
+                        Layer { .. } => destination.starting_from(starts[i], widths[i]),
+                    }
                 };
-                let mut destinations: Vec<Destination> = outputs
-                    .iter_mut()
-                    .enumerate()
-                    .map(|(i, output)| Destination {
-                        values: output.values(),
-                        row_stride: widths[i],
-                        initial: initial(i),
-                    })
-                    .collect();
+                let mut destinations: Vec<Destination> =
+                    outputs.iter_mut().enumerate().map(destination).collect();
                 let lhs = Matrix::new(x, rows, inputs);
                 amx::matmul(&mut destinations, &[lhs], &rhs, std::slice::from_ref(&(0..inputs)));
             })
@@ -293,6 +314,32 @@ mod tests {
         assert_close(&dx, &finite_difference(&x, &dy, |x| run(x, &w, &b))?, 2e-3);
         assert_close(gradients.0.tensor()?, &finite_difference(&w, &dy, |w| run(&x, w, &b))?, 2e-3);
         assert_close(gradients.1.tensor()?, &finite_difference(&b, &dy, |b| run(&x, &w, b))?, 2e-3);
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused_and_no_rows_give_no_rows() -> Result<()> {
+        for width in [6, 128] {
+            let w = wave((width, width), 0.7)?;
+            let (x, narrow) = (wave((3, width), 0.3)?, wave((3, width - 1), 0.3)?);
+            let (short, few) = (wave(width - 1, 0.3)?, wave((2, width), 0.3)?);
+            let layer = |bias, residual| [Layer { weight: &w, bias, residual }];
+            assert!(forward(&narrow, layer(None, None)).is_err());
+            assert!(forward(&x, layer(Some(&short), None)).is_err());
+            assert!(forward(&x, layer(None, Some(&few))).is_err());
+            assert!(input_gradient([(&narrow, &w)]).is_err());
+            assert!(input_gradient([]).is_err());
+            let sum = Accumulator::zeros((width, width), &w);
+            let gradients = |dy| Gradients { dy, weight: &sum, bias: None };
+            assert!(weight_gradients(&x, [gradients(&narrow)], &[0..1, 1..3]).is_err());
+            assert!(
+                weight_gradients(&x, [gradients(&x), gradients(&x)], &[0..1, 1..3]).is_err(),
+                "one sum twice"
+            );
+            let none = x.narrow(0, 0, 0)?;
+            assert_eq!(forward(&none, layer(None, None))?[0].dims(), [0, width]);
+            assert_eq!(input_gradient([(&none, &w)])?.dims(), [0, width]);
+        }
         Ok(())
     }
 

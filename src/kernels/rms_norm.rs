@@ -19,6 +19,7 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         return composed_forward(x, weight, eps);
     }
     let (n, width) = x.dims2()?;
+    host::expect_shape("weight of a norm", weight, &[width])?;
     let mut y = host::Output::new(n * width);
     host::with(x, |x| {
         host::with(weight, |weight| {
@@ -48,6 +49,9 @@ pub fn backward(
         return residual.map_or(Ok(dx.clone()), |residual| residual + dx);
     }
     let (n, width) = x.dims2()?;
+    host::expect_shape("weight of a norm", weight, &[width])?;
+    host::expect_shape("gradient of a norm's output", dy, &[n, width])?;
+    residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, width]))?;
     let mut dx = host::Output::new(n * width);
     let mut run = |dy: &[f32], x: &[f32], weight: &[f32], residual: Option<&[f32]>| {
         let mut rest = dx.values();

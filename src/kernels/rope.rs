@@ -57,6 +57,13 @@ fn rotate(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Resul
     }
     let (n, width) = x.dims2()?;
     let half = table.cos.dim(1)?;
+    if positions.len() != n || width % (2 * half) != 0 {
+        candle_core::bail!(
+            "{} positions and heads of {} for a row of [{n}, {width}]",
+            positions.len(),
+            2 * half
+        );
+    }
     let mut y = host::Output::new(n * width);
     host::with(x, |x| {
         host::with(&table.cos, |cos| {
@@ -93,7 +100,7 @@ fn rotate_row(y: &mut [MaybeUninit<f32>], x: &[f32], cos: &[f32], sin: &[f32], d
 }
 
 /// The rotation out of candle operations, computed in f32.
-fn composed(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Result<Tensor> {
+pub fn composed(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     let half = table.cos.dim(1)?;
     let positions = Tensor::new(positions, x.device())?;

@@ -16,6 +16,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if !host::is_host_f32(gate) {
         return composed_forward(gate, up);
     }
+    host::expect_shape("up", up, gate.dims())?;
     let mut y = host::Output::new(gate.elem_count());
     host::with(gate, |gate| {
         host::with(up, |up| {
@@ -42,6 +43,8 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Gradient> {
     if !host::is_host_f32(gate) {
         return composed_backward(dy, gate, up);
     }
+    host::expect_shape("up", up, gate.dims())?;
+    host::expect_shape("gradient of the product", dy, gate.dims())?;
     let [mut d_gate, mut d_up, mut product] = [(); 3].map(|()| host::Output::new(gate.elem_count()));
     host::with(dy, |dy| {
         host::with(gate, |gate| {

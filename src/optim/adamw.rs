@@ -101,7 +101,10 @@ impl AdamW {
             };
             if host::is_host_f32(parameter.master()) {
                 match gradient {
-                    Gradient::Dense(sum) => update_dense(update, parameter.master(), moments, sum)?,
+                    Gradient::Dense(sum) => {
+                        *reached = None;
+                        update_dense(update, parameter.master(), moments, sum)?;
+                    }
                     Gradient::Rows { rows, sum } => {
                         update_rows(update, parameter.master(), moments, reached, rows, sum)?;
                     }

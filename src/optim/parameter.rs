@@ -97,7 +97,7 @@ impl Parameters {
 }
 
 /// The gradient of one parameter, as sums in f32.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Gradient {
     Dense(Accumulator),
     /// Rows of a table that no token touched have gradient zero and are not stored.

@@ -74,7 +74,5 @@ impl Iterator for ParquetRows {
 
 /// Runs the decoder, which panics on some damaged pages, and turns that into a reason.
 fn guarded<T>(run: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, String> {
-    caught(run)
-        .map_err(|panic| format!("a page cannot be decoded ({panic})"))?
-        .map_err(|error| error.to_string())
+    caught(run).map_err(|panic| format!("the decoder gave up ({panic})"))?.map_err(|error| error.to_string())
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-const MAGIC: &[u8; 8] = b"rmpairs\x01";
+const MAGIC: &[u8; 8] = b"rmpairs\x02";
 pub(super) const ENTRY_BYTES: u64 = 24;
 /// Magic, key, content hash, whole hash, four numbers, hash of the footer itself.
 const FOOTER_BYTES: usize = 8 + 32 + 32 + 32 + 4 * 8 + 32;

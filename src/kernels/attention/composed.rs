@@ -40,13 +40,7 @@ fn occupied(families: &[Family]) -> impl Iterator<Item = (Segment, Segment)> {
     families.iter().flat_map(Family::queries).filter(|(own, _)| own.len > 0)
 }
 
-pub(super) fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    families: &[Family],
-    heads: Heads,
-) -> Result<Tensor> {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, families: &[Family], heads: Heads) -> Result<Tensor> {
     let mut rows = Vec::new();
     for (own, prompt) in occupied(families) {
         let p = probabilities(&queries(q, own, heads)?, &keys(k, prompt, own, heads)?, prompt.len, heads)?;
@@ -56,7 +50,7 @@ pub(super) fn forward(
     Tensor::cat(&rows, 0)?.to_dtype(q.dtype())
 }
 
-pub(super) fn backward(
+pub fn backward(
     dy: &Tensor,
     q: &Tensor,
     k: &Tensor,

@@ -9,7 +9,7 @@
 //! o = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 //! ```
 
-mod composed;
+pub mod composed;
 mod cpu;
 
 use super::host;

@@ -8,7 +8,7 @@
 //!
 //! A result is summed over the inner index in one fixed order: it depends on its own row and column alone, not on how
 //! many rows or columns are computed beside it, nor on the number of threads. Parts below the smallest normal number
-//! (1.2e-38) count as zero; NaN and infinity give NaN.
+//! (1.2e-38) count as zero; NaN, infinity and what is above 3.39e38 give NaN.
 
 use super::Matrix;
 use rayon::prelude::*;
@@ -80,34 +80,56 @@ fn may_use_tiles() -> bool {
     false
 }
 
-/// Where the product of one left and one right operand goes.
+/// Where the product of one left and one right operand goes: [rows, columns].
 pub struct Destination<'a> {
-    /// [rows, columns], `row_stride` values from one row to the next.
-    pub values: &'a mut [MaybeUninit<f32>],
-    pub row_stride: usize,
-    pub initial: Initial<'a>,
-}
-
-impl<'a> Destination<'a> {
-    /// `values`, to be added to; dense rows of `columns`.
-    pub fn onto(values: &'a mut [f32], columns: usize) -> Self {
-        // SAFETY: values are values that may be missing, and products write nothing but values.
-        let values = unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) };
-        Self { values, row_stride: columns, initial: Initial::Destination }
-    }
+    values: &'a mut [MaybeUninit<f32>],
+    row_stride: usize,
+    initial: Initial<'a>,
 }
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
-pub enum Initial<'a> {
+enum Initial<'a> {
     Zero,
     /// What the destination holds, all of it.
     Destination,
-    /// Other values, with their own distance between rows; 0 adds one row to every row.
+    /// Other values, with their own distance between rows.
     Other {
         values: &'a [f32],
         row_stride: usize,
     },
+}
+
+impl<'a> Destination<'a> {
+    /// Values to be written, `row_stride` from one row to the next.
+    pub fn new(values: &'a mut [MaybeUninit<f32>], row_stride: usize) -> Self {
+        Self { values, row_stride, initial: Initial::Zero }
+    }
+
+    /// Values to be added to.
+    pub fn onto(values: &'a mut [f32], row_stride: usize) -> Self {
+        // SAFETY: values are values that may be missing, and products write nothing but values.
+        let values = unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) };
+        Self { values, row_stride, initial: Initial::Destination }
+    }
+
+    /// [`Destination::onto`] for values that have been written but do not say so.
+    ///
+    /// # Safety
+    /// Every value inside the product's rows and columns must have been written.
+    pub unsafe fn onto_written(values: &'a mut [MaybeUninit<f32>], row_stride: usize) -> Self {
+        Self { values, row_stride, initial: Initial::Destination }
+    }
+
+    /// Writes the sum of the product and `values` instead; a `row_stride` of 0 adds one row to every row.
+    pub fn starting_from(self, values: &'a [f32], row_stride: usize) -> Self {
+        Self { initial: Initial::Other { values, row_stride }, ..self }
+    }
+
+    /// Writes the product alone.
+    pub fn starting_from_zero(self) -> Self {
+        Self { initial: Initial::Zero, ..self }
+    }
 }
 
 /// Every product of a left and a right operand, over the given ranges of the inner index, in order. The destinations
@@ -137,6 +159,9 @@ pub fn matmul(destinations: &mut [Destination], lhs: &[Matrix], rhs: &[Matrix], 
         .collect();
     if blocks.is_empty() {
         targets.iter().for_each(Target::fill_with_initial);
+        return;
+    }
+    if targets.iter().all(|target| target.rows == 0 || target.columns == 0) {
         return;
     }
     let left = Left { operands: lhs, panels: panels_of(lhs.iter().map(|lhs| lhs.rows)) };
@@ -314,7 +339,7 @@ unsafe fn run(task: &Task, left: &Left, right: &Right, blocks: &[Range<usize>], 
     PACKED_LEFT.set(packed);
 }
 
-/// Tiles 0 to 7 as 16 rows of 64 bytes, on this thread.
+/// Tiles 0 to 7 as 16 rows of 64 bytes, on this thread. Nothing but this module uses tiles, so they stay so.
 fn configure_tiles() {
     #[repr(C, align(64))]
     struct Configuration {
@@ -388,7 +413,7 @@ unsafe fn multiply_into(
 /// unless that is null.
 ///
 /// What comes next is fetched meanwhile, 16 lines from `ahead` on and two rows of the block below for every inner
-/// block: the other core has packed half of the right operand, and its cache is far.
+/// block: other cores have packed most of the right operand, and their caches are far.
 ///
 /// # Safety
 /// The tiles must be configured; `target` and `initial` must be valid for 32 rows of 32 values, their strides apart.
@@ -402,33 +427,23 @@ unsafe fn multiply(
     initial_stride: usize,
 ) {
     debug_assert!(left.len() == right.len() && left.len().is_multiple_of(PACKED) && !left.is_empty());
-    if initial.is_null() {
-        // SAFETY: the tiles are configured.
-        unsafe {
-            asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nomem, nostack),
-            );
-        }
-    } else {
-        // SAFETY: the caller vouches for `initial`.
-        unsafe {
-            asm!(
-                "tileloadd tmm0, [{c0} + {stride}*1]", "tileloadd tmm1, [{c0} + {stride}*1 + 64]",
-                "tileloadd tmm2, [{c1} + {stride}*1]", "tileloadd tmm3, [{c1} + {stride}*1 + 64]",
-                c0 = in(reg) initial,
-                c1 = in(reg) initial.wrapping_add(TILE * initial_stride),
-                stride = in(reg) 4 * initial_stride,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(readonly, nostack),
-            );
-        }
-    }
     // Tiles 0 to 3 hold the results, 4 and 5 rows of the left operand, 6 and 7 columns of the right one. Each step
-    // below exchanges one operand, from small products to large. Nothing but this module touches tiles, so they
-    // hold their values from one statement to the next.
+    // below exchanges one operand, from small products to large.
     // SAFETY: both panels hold `left.len() / PACKED` blocks; the caller vouches for the target.
     unsafe {
         asm!(
+            "test {i0}, {i0}",
+            "jz 2f",
+            "tileloadd tmm0, [{i0} + {i_stride}*1]",
+            "tileloadd tmm1, [{i0} + {i_stride}*1 + 64]",
+            "tileloadd tmm2, [{i1} + {i_stride}*1]",
+            "tileloadd tmm3, [{i1} + {i_stride}*1 + 64]",
+            "jmp 3f",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
             "3:",
             // First part of the left, third of the right.
             "tileloadd tmm4, [{a} + {stride}*1]",
@@ -510,6 +525,9 @@ unsafe fn multiply(
             blocks = inout(reg) left.len() / PACKED => _,
             stride = in(reg) 64usize,
             cn = inout(reg) target.wrapping_add(BLOCK * row_stride) => _,
+            i0 = in(reg) initial,
+            i1 = in(reg) initial.wrapping_add(TILE * initial_stride),
+            i_stride = in(reg) 4 * initial_stride,
             c0 = in(reg) target,
             c1 = in(reg) target.add(TILE * row_stride),
             c_stride = in(reg) 4 * row_stride,

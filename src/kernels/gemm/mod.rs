@@ -1,4 +1,4 @@
-//! Matrix products on slices, through the `gemm` crate.
+//! Matrix products on slices: the `gemm` crate, and tiles where the machine has them.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
