@@ -13,7 +13,7 @@ use rmtrain::data::TokenPair;
 use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
-use rmtrain::kernels::{Accumulator, rms_norm, rope, swiglu};
+use rmtrain::kernels::{Accumulator, Indices, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
@@ -89,7 +89,7 @@ fn products(c: &mut Criterion) {
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     for tokens in [256, 1024] {
-        let families = [family(tokens)];
+        let families = vec![family(tokens)].into();
         let (query, key_value) = (HEADS.query * HEADS.dim, HEADS.key_value * HEADS.dim);
         let [q, dy] = ["q", "dy"].map(|name| normal(name, (tokens, query)));
         let [k, v] = ["k", "v"].map(|name| normal(name, (tokens, key_value)));
@@ -144,7 +144,7 @@ fn rotation(c: &mut Criterion) {
     let x = normal("x", (ROWS, HEADS.query * HEADS.dim));
     let frequencies: Vec<f32> = (0..HEADS.dim / 2).map(|i| 1e4f32.powf(-(i as f32) / 32.0)).collect();
     let table = rope::Table::new(&frequencies, ROWS, &Device::Cpu).unwrap();
-    let positions: Vec<u32> = (0..ROWS as u32).collect();
+    let positions: Indices = (0..ROWS as u32).collect::<Vec<_>>().into();
 
     let mut group = c.benchmark_group("rope");
     group.throughput(Throughput::Elements(ROWS as u64));
@@ -291,7 +291,7 @@ fn sharing(c: &mut Criterion) {
     {
         let pack = Pack::new(&pairs);
         let mut gradients = model.gradients().unwrap();
-        let mut touched = pack.ids.clone();
+        let mut touched = pack.ids.to_vec();
         touched.sort_unstable();
         touched.dedup();
         gradients.start_step(&touched).unwrap();

@@ -1,10 +1,11 @@
 //! Gradient accumulators: f32, written in place.
 
+use super::cuda::{self, gemm::Operand};
 #[cfg(target_arch = "x86_64")]
 use super::gemm::amx;
 use super::gemm::{Matrix, Threads, matmul};
 use super::host;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -14,7 +15,7 @@ use std::sync::OnceLock;
 pub struct Accumulator {
     shape: Shape,
     device: Device,
-    sum: OnceLock<Var>,
+    sum: OnceLock<Tensor>,
 }
 
 impl Accumulator {
@@ -31,7 +32,18 @@ impl Accumulator {
 
     /// The sum so far.
     pub fn tensor(&self) -> Result<&Tensor> {
-        Ok(self.variable()?.as_tensor())
+        match self.sum.get() {
+            Some(sum) => Ok(sum),
+            None => {
+                let zeros = Tensor::zeros(&self.shape, DType::F32, &self.device)?;
+                Ok(self.sum.get_or_init(|| zeros))
+            }
+        }
+    }
+
+    /// Whether anything has been added since the start or since [`Accumulator::release`].
+    pub fn is_begun(&self) -> bool {
+        self.sum.get().is_some()
     }
 
     /// Back to zero; the memory is free for something else until then.
@@ -39,33 +51,27 @@ impl Accumulator {
         self.sum = OnceLock::new();
     }
 
-    fn variable(&self) -> Result<&Var> {
-        match self.sum.get() {
-            Some(sum) => Ok(sum),
-            None => {
-                let zeros = Var::zeros(&self.shape, DType::F32, &self.device)?;
-                Ok(self.sum.get_or_init(|| zeros))
-            }
-        }
-    }
-
     fn is_on_host(&self) -> bool {
-        self.device.is_cpu()
+        self.device.is_cpu() && !cuda::is_emulated()
     }
 
     /// Adds a tensor of the same shape and any dtype.
     pub fn add(&self, term: &Tensor) -> Result<()> {
-        let term = term.to_dtype(DType::F32)?;
-        if self.is_on_host() {
-            return host::with(&term, |term| {
-                self.edit(|sum| {
-                    sum.par_chunks_mut(1 << 14)
-                        .zip(term.par_chunks(1 << 14))
-                        .for_each(|(s, t)| s.iter_mut().zip(t).for_each(|(s, t)| *s += t));
-                })
-            })?;
+        host::expect_shape("term of a sum", term, self.shape.dims())?;
+        if cuda::takes(term) {
+            return cuda::rows::add(self.tensor()?, &term.contiguous()?);
         }
-        self.variable()?.set(&(self.tensor()? + term)?)
+        let term = term.to_dtype(DType::F32)?;
+        if cuda::takes(&term) {
+            return cuda::rows::add(self.tensor()?, &term.contiguous()?);
+        }
+        host::with(&term, |term| {
+            self.edit(|sum| {
+                sum.par_chunks_mut(1 << 14)
+                    .zip(term.par_chunks(1 << 14))
+                    .for_each(|(s, t)| s.iter_mut().zip(t).for_each(|(s, t)| *s += t));
+            })
+        })?
     }
 
     /// Adds `dy^T . x` to every sum, group of rows by group: the weight gradients of layers that share their input `x`
@@ -78,6 +84,9 @@ impl Accumulator {
         x: &Tensor,
         groups: &[Range<usize>],
     ) -> Result<()> {
+        if cuda::takes(x) {
+            return terms.iter().try_for_each(|(sum, dy)| sum.add_transposed_product_on_cuda(dy, x));
+        }
         if !host::is_host_f32(x) {
             return terms.iter().try_for_each(|(sum, dy)| sum.add(&dy.t()?.matmul(x)?));
         }
@@ -92,11 +101,11 @@ impl Accumulator {
             }
         }
         let rows = terms.iter().map(|(_, dy)| dy.dim(1)).collect::<Result<Vec<_>>>()?;
-        let vars = terms.iter().map(|(sum, _)| sum.variable()).collect::<Result<Vec<_>>>()?;
+        let sums = terms.iter().map(|(sum, _)| sum.tensor()).collect::<Result<Vec<_>>>()?;
         let dys: Vec<&Tensor> = terms.iter().map(|(_, dy)| *dy).collect();
         host::with(x, |x| {
             host::with_all(&dys, |dys| {
-                edit_all(&vars, |sums| {
+                edit_all(&sums, |sums| {
                     #[cfg(target_arch = "x86_64")]
                     if rows.iter().all(|&rows| amx::suits(rows, columns)) {
                         let lhs: Vec<Matrix> = dys
@@ -118,6 +127,19 @@ impl Accumulator {
                 })
             })?
         })?
+    }
+
+    /// The first product writes the sum, which needs no zeros then.
+    fn add_transposed_product_on_cuda(&self, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let is_begun = self.is_begun();
+        let sum = match self.sum.get() {
+            Some(sum) => sum,
+            None => {
+                let unwritten = cuda::unwritten(&self.shape, DType::F32, &self.device)?;
+                self.sum.get_or_init(|| unwritten)
+            }
+        };
+        cuda::gemm::product(sum, is_begun, Operand::transposed(dy), Operand::plain(x))
     }
 
     /// Adds sums over runs of rows, one for each of [`host::row_tasks`] of every group: first together by group, so
@@ -153,49 +175,69 @@ impl Accumulator {
 
     /// Adds row `i` of `rows` [N, H] to row `slots[i]` of the sum [U, H].
     pub fn add_rows(&self, slots: &[u32], rows: &Tensor) -> Result<()> {
-        if self.is_on_host() {
-            let width = rows.dim(1)?;
-            return host::with(rows, |rows| {
-                self.edit(|sum| {
-                    // One thread: the order of additions is the order of tokens, and memory is the limit anyway.
-                    for (row, &slot) in rows.chunks_exact(width).zip(slots) {
-                        let slot = slot as usize * width;
-                        sum[slot..slot + width].iter_mut().zip(row).for_each(|(s, r)| *s += r);
-                    }
-                })
-            })?;
+        let (count, width) = self.shape.dims2()?;
+        host::expect_shape("rows of a sum", rows, &[slots.len(), width])?;
+        if let Some(slot) = slots.iter().find(|&&slot| slot as usize >= count) {
+            candle_core::bail!("row {slot} of a sum with {count} rows");
         }
-        let slots = Tensor::new(slots, &self.device)?;
-        self.variable()?.set(&self.tensor()?.index_add(&slots, &rows.to_dtype(DType::F32)?, 0)?)
+        if cuda::takes(rows) {
+            return cuda::rows::add_by_slot(self.tensor()?, slots, rows);
+        }
+        let rows = rows.to_dtype(DType::F32)?;
+        if cuda::takes(&rows) {
+            return cuda::rows::add_by_slot(self.tensor()?, slots, &rows);
+        }
+        host::with(&rows, |rows| {
+            self.edit(|sum| {
+                // One thread: the order of additions is the order of tokens, and memory is the limit anyway.
+                for (row, &slot) in rows.chunks_exact(width).zip(slots) {
+                    let slot = slot as usize * width;
+                    sum[slot..slot + width].iter_mut().zip(row).for_each(|(s, r)| *s += r);
+                }
+            })
+        })?
     }
 
     /// Multiplies by `factor`.
     pub fn scale(&self, factor: f64) -> Result<()> {
-        if self.is_on_host() {
-            let factor = factor as f32;
-            return self.edit(|sum| {
-                sum.par_chunks_mut(1 << 14).for_each(|chunk| chunk.iter_mut().for_each(|v| *v *= factor));
-            });
+        let factor = factor as f32;
+        if cuda::takes(self.tensor()?) {
+            return cuda::rows::scale(self.tensor()?, factor);
         }
-        self.variable()?.set(&(self.tensor()? * factor)?)
+        self.edit(|sum| {
+            sum.par_chunks_mut(1 << 14).for_each(|chunk| chunk.iter_mut().for_each(|v| *v *= factor));
+        })
     }
 
     /// Sum of squares in f64, in one order whatever the thread count.
     pub fn sum_of_squares(&self) -> Result<f64> {
-        if self.sum.get().is_none() {
-            return Ok(0.0);
+        Ok(Self::sums_of_squares(&[self])?[0])
+    }
+
+    /// [`Accumulator::sum_of_squares`] of several sums, for which a GPU is waited for once.
+    pub fn sums_of_squares(sums: &[&Self]) -> Result<Vec<f64>> {
+        let of = |values: &[f32]| -> f64 {
+            let partials: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
+            partials.iter().sum()
+        };
+        let mut totals = vec![0.0; sums.len()];
+        let mut elsewhere = Vec::new();
+        for (i, sum) in sums.iter().enumerate() {
+            match sum.sum.get() {
+                None => {}
+                Some(values) if sum.is_on_host() => totals[i] = host::with(values, of)?,
+                Some(values) => elsewhere.push((i, values)),
+            }
         }
-        if self.is_on_host() {
-            return host::with(self.tensor()?, |values| {
-                let partials: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
-                partials.iter().sum()
-            });
+        let values: Vec<&Tensor> = elsewhere.iter().map(|(_, values)| *values).collect();
+        for ((i, _), total) in elsewhere.iter().zip(cuda::rows::sums_of_squares(&values)?) {
+            totals[*i] = total;
         }
-        self.tensor()?.sqr()?.sum_all()?.to_scalar::<f32>().map(f64::from)
+        Ok(totals)
     }
 
     fn edit(&self, f: impl FnOnce(&mut [f32])) -> Result<()> {
-        edit(self.variable()?, f)
+        edit(self.tensor()?, f)
     }
 }
 
@@ -224,8 +266,8 @@ fn squares(values: &[f32]) -> f64 {
 }
 }
 
-/// Lets `f` rewrite the values of a CPU f32 variable in place.
-pub fn edit(variable: &Var, f: impl FnOnce(&mut [f32])) -> Result<()> {
+/// Lets `f` rewrite the values of a CPU f32 tensor in place.
+pub fn edit(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
     struct Edit<F>(std::cell::Cell<Option<F>>);
     impl<F: FnOnce(&mut [f32])> InplaceOp1 for Edit<F> {
         fn name(&self) -> &'static str {
@@ -237,21 +279,21 @@ pub fn edit(variable: &Var, f: impl FnOnce(&mut [f32])) -> Result<()> {
                     f(&mut values[start..end]);
                     Ok(())
                 }
-                _ => candle_core::bail!("only a contiguous f32 variable on the CPU can be edited in place"),
+                _ => candle_core::bail!("only a contiguous f32 tensor on the CPU can be edited in place"),
             }
         }
     }
-    variable.inplace_op1(&Edit(std::cell::Cell::new(Some(f))))
+    tensor.inplace_op1(&Edit(std::cell::Cell::new(Some(f))))
 }
 
-/// [`edit`] for several variables at once, which must be different ones.
-fn edit_all(variables: &[&Var], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()> {
+/// [`edit`] for several tensors at once, which must be different ones.
+fn edit_all(tensors: &[&Tensor], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()> {
     fn collect(
-        variables: &[&Var],
+        tensors: &[&Tensor],
         values: Vec<&mut [f32]>,
         f: &mut dyn FnMut(&mut [&mut [f32]]),
     ) -> Result<()> {
-        let Some((first, others)) = variables.split_first() else {
+        let Some((first, others)) = tensors.split_first() else {
             let mut values = values;
             f(&mut values);
             return Ok(());
@@ -264,7 +306,7 @@ fn edit_all(variables: &[&Var], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()>
         outcome
     }
     let mut f = Some(f);
-    collect(variables, Vec::new(), &mut |values| {
+    collect(tensors, Vec::new(), &mut |values| {
         if let Some(f) = f.take() {
             f(values);
         }

@@ -1,5 +1,6 @@
 //! Borrowing the f32 values of CPU tensors.
 
+use super::cuda;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -15,7 +16,7 @@ pub(crate) fn expect_shape(what: &str, t: &Tensor, shape: &[usize]) -> Result<()
 
 /// Whether the fused CPU kernels apply.
 pub(crate) fn is_host_f32(t: &Tensor) -> bool {
-    t.device().is_cpu() && t.dtype() == DType::F32
+    t.device().is_cpu() && t.dtype() == DType::F32 && !cuda::is_emulated()
 }
 
 /// Calls `f` with the values of a CPU f32 tensor in row-major order. Copies only if the tensor is strided.

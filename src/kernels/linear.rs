@@ -5,10 +5,11 @@
 //! on it either, save for small products, which take other paths; those are padded past the point where they would. (Fewer than
 //! four output columns would be such a path too; the reward head, the only case, is `model::reward_head`.)
 
+use super::cuda::gemm::Operand;
 #[cfg(target_arch = "x86_64")]
 use super::gemm::amx;
 use super::gemm::{Matrix, Threads, matmul_to};
-use super::{Accumulator, host};
+use super::{Accumulator, cuda, host};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -37,6 +38,9 @@ pub fn forward<const K: usize>(x: &Tensor, layers: [Layer; K]) -> Result<[Tensor
         host::expect_shape("weight of a layer", weight, &[outputs, inputs])?;
         bias.map_or(Ok(()), |bias| host::expect_shape("bias of a layer", bias, &[outputs]))?;
         residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, outputs]))?;
+    }
+    if cuda::takes(x) {
+        return each(layers, |layer| cuda_forward(x, layer));
     }
     if !host::is_host_f32(x) {
         return each(layers, |layer| composed_forward(x, layer));
@@ -67,6 +71,17 @@ fn each<T, const K: usize>(items: [T; K], f: impl FnMut(T) -> Result<Tensor>) ->
     done.try_into().map_err(|_| candle_core::Error::Msg("as many results as items".into()))
 }
 
+fn cuda_forward(x: &Tensor, Layer { weight, bias, residual }: Layer) -> Result<Tensor> {
+    let (rows, outputs) = (x.dim(0)?, weight.dim(0)?);
+    let is_begun = bias.is_some() || residual.is_some();
+    let y = match is_begun {
+        true => cuda::rows::filled(rows, outputs, bias, residual, x)?,
+        false => cuda::unwritten((rows, outputs), x.dtype(), x.device())?,
+    };
+    cuda::gemm::product(&y, is_begun, Operand::plain(x), Operand::transposed(weight))?;
+    Ok(y)
+}
+
 fn composed_forward(x: &Tensor, Layer { weight, bias, residual }: Layer) -> Result<Tensor> {
     let mut y = x.matmul(&weight.t()?)?;
     if let Some(bias) = bias {
@@ -89,6 +104,13 @@ pub fn input_gradient<const K: usize>(terms: [(&Tensor, &Tensor); K]) -> Result<
     for (dy, weight) in terms {
         host::expect_shape("weight of a layer", weight, &[dy.dim(1)?, inputs])?;
         host::expect_shape("gradient of a layer's output", dy, &[n, weight.dim(0)?])?;
+    }
+    if cuda::takes(dy) {
+        let dx = cuda::unwritten((n, inputs), dy.dtype(), dy.device())?;
+        for (i, (dy, weight)) in terms.into_iter().enumerate() {
+            cuda::gemm::product(&dx, i > 0, Operand::plain(dy), Operand::plain(weight))?;
+        }
+        return Ok(dx);
     }
     if !host::is_host_f32(dy) {
         let mut sum = dy.matmul(weight)?;
@@ -132,6 +154,7 @@ pub fn weight_gradients<const K: usize>(
         match bias {
             None => {}
             Some(bias) if host::is_host_f32(dy) => host::with(dy, |dy| bias.add_row_sums(dy, groups))??,
+            Some(bias) if cuda::takes(dy) => cuda::rows::add_column_sums(bias, dy)?,
             Some(bias) => bias.add(&dy.to_dtype(candle_core::DType::F32)?.sum(0)?)?,
         }
     }

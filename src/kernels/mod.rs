@@ -1,8 +1,8 @@
 //! The operations of the decoder, each with its hand-written backward.
 //!
-//! Every operation takes and returns tensors and chooses by device: a fused kernel on the CPU, composed candle
-//! operations elsewhere. The composed form is also the reference that the fused one is tested against; tests hold
-//! both against finite differences. None of this goes through candle's autograd, so nothing can silently drop a
+//! Every operation takes and returns tensors and chooses by device: a fused kernel on the CPU and on CUDA, composed
+//! candle operations for what these do not take (f16). The composed form is also the reference that the fused ones are
+//! tested against; tests hold all of them against finite differences. None of this goes through candle's autograd, so nothing can silently drop a
 //! gradient: what an operation needs for its backward is an argument of that backward.
 //!
 //! Shape letters: N packed tokens, S sequences, H hidden, I intermediate, A query heads, K key-value heads,
@@ -21,10 +21,14 @@ pub(crate) use vectorized;
 
 pub mod accumulator;
 pub mod attention;
+pub mod check;
+pub mod cuda;
+pub mod draw;
 pub mod embedding;
 mod exp;
 pub mod gemm;
 pub(crate) mod host;
+pub mod indices;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
@@ -34,3 +38,4 @@ pub mod swiglu;
 pub(crate) mod test_support;
 
 pub use accumulator::Accumulator;
+pub use indices::Indices;

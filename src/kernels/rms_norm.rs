@@ -6,8 +6,8 @@
 //!     return weight * (x * r)
 //! ```
 
-use super::Accumulator;
 use super::host::{self, ROWS_PER_TASK, lane_sum};
+use super::{Accumulator, cuda};
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -15,11 +15,14 @@ use std::ops::Range;
 
 /// `x` [N, H], `weight` [H] to [N, H].
 pub fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let (n, width) = x.dims2()?;
+    host::expect_shape("weight of a norm", weight, &[width])?;
+    if cuda::takes(x) {
+        return cuda::norm::forward(x, weight, eps);
+    }
     if !host::is_host_f32(x) {
         return composed_forward(x, weight, eps);
     }
-    let (n, width) = x.dims2()?;
-    host::expect_shape("weight of a norm", weight, &[width])?;
     let mut y = host::Output::new(n * width);
     host::with(x, |x| {
         host::with(weight, |weight| {
@@ -43,15 +46,18 @@ pub fn backward(
     weight_gradient: &Accumulator,
     groups: &[Range<usize>],
 ) -> Result<Tensor> {
+    let (n, width) = x.dims2()?;
+    host::expect_shape("weight of a norm", weight, &[width])?;
+    host::expect_shape("gradient of a norm's output", dy, &[n, width])?;
+    residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, width]))?;
+    if cuda::takes(x) {
+        return cuda::norm::backward(dy, x, weight, eps, residual, Some(weight_gradient));
+    }
     if !host::is_host_f32(x) {
         let (dx, d_weight) = composed_backward(dy, x, weight, eps)?;
         weight_gradient.add(&d_weight)?;
         return residual.map_or(Ok(dx.clone()), |residual| residual + dx);
     }
-    let (n, width) = x.dims2()?;
-    host::expect_shape("weight of a norm", weight, &[width])?;
-    host::expect_shape("gradient of a norm's output", dy, &[n, width])?;
-    residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, width]))?;
     let mut dx = host::Output::new(n * width);
     let mut run = |dy: &[f32], x: &[f32], weight: &[f32], residual: Option<&[f32]>| {
         let mut rest = dx.values();

@@ -7,6 +7,7 @@
 //! ```
 
 use super::host::{self, ROWS_PER_TASK};
+use super::{Indices, cuda};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -36,24 +37,21 @@ impl Table {
 }
 
 /// Rotates `x` [N, heads * D] to the given positions [N].
-pub fn forward(x: &Tensor, positions: &[u32], table: &Table) -> Result<Tensor> {
+pub fn forward(x: &Tensor, positions: &Indices, table: &Table) -> Result<Tensor> {
     rotate(x, positions, table, 1.0)
 }
 
 /// The gradient of `x`: the rotation is orthogonal, so its backward turns the other way.
-pub fn backward(dy: &Tensor, positions: &[u32], table: &Table) -> Result<Tensor> {
+pub fn backward(dy: &Tensor, positions: &Indices, table: &Table) -> Result<Tensor> {
     rotate(dy, positions, table, -1.0)
 }
 
-fn rotate(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Result<Tensor> {
+fn rotate(x: &Tensor, positions: &Indices, table: &Table, direction: f32) -> Result<Tensor> {
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         candle_core::bail!(
             "position {position} beyond the {} positions of the rotary table",
             table.positions()
         );
-    }
-    if !host::is_host_f32(x) {
-        return composed(x, positions, table, direction);
     }
     let (n, width) = x.dims2()?;
     let half = table.cos.dim(1)?;
@@ -63,6 +61,12 @@ fn rotate(x: &Tensor, positions: &[u32], table: &Table, direction: f32) -> Resul
             positions.len(),
             2 * half
         );
+    }
+    if cuda::takes(x) {
+        return cuda::pointwise::rope(x, positions, &table.cos, &table.sin, direction);
+    }
+    if !host::is_host_f32(x) {
+        return composed(x, positions, table, direction);
     }
     let mut y = host::Output::new(n * width);
     host::with(x, |x| {
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn fused_equals_composed_both_ways() -> Result<()> {
-        let positions: Vec<u32> = (0..40).map(|i| i % 17).collect();
+        let positions: Indices = (0..40).map(|i| i % 17).collect::<Vec<u32>>().into();
         let x = wave((40, 12), 0.3)?;
         for direction in [1.0, -1.0] {
             let reference = composed(&x, &positions, &table()?, direction)?;
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn backward_matches_finite_differences_and_undoes_the_rotation() -> Result<()> {
-        let positions = [0, 3, 7];
+        let positions = Indices::from([0, 3, 7]);
         let (x, dy) = (wave((3, 6), 0.3)?, wave((3, 6), 0.9)?);
         let dx = backward(&dy, &positions, &table()?)?;
         assert_close(&dx, &finite_difference(&x, &dy, |x| forward(x, &positions, &table()?))?, 1e-3);
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_position_beyond_the_table_is_refused() -> Result<()> {
-        let message = forward(&wave((1, 6), 0.3)?, &[50], &table()?).unwrap_err().to_string();
+        let message = forward(&wave((1, 6), 0.3)?, &[50].into(), &table()?).unwrap_err().to_string();
         assert!(message.contains("position 50"), "{message}");
         Ok(())
     }

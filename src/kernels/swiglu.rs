@@ -4,7 +4,7 @@
 //! def forward(gate, up): return torch.nn.functional.silu(gate) * up
 //! ```
 
-use super::{exp::sigmoid, host};
+use super::{cuda, exp::sigmoid, host};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -13,10 +13,13 @@ const VALUES_PER_TASK: usize = 1 << 13;
 
 /// `gate` and `up` [N, I] to [N, I].
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    host::expect_shape("up", up, gate.dims())?;
+    if cuda::takes(gate) {
+        return cuda::pointwise::swiglu_forward(gate, up);
+    }
     if !host::is_host_f32(gate) {
         return composed_forward(gate, up);
     }
-    host::expect_shape("up", up, gate.dims())?;
     let mut y = host::Output::new(gate.elem_count());
     host::with(gate, |gate| {
         host::with(up, |up| {
@@ -40,11 +43,14 @@ pub struct Gradient {
 
 /// Gradients of `gate` and `up`, [N, I].
 pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Gradient> {
+    host::expect_shape("up", up, gate.dims())?;
+    host::expect_shape("gradient of the product", dy, gate.dims())?;
+    if cuda::takes(gate) {
+        return cuda::pointwise::swiglu_backward(dy, gate, up);
+    }
     if !host::is_host_f32(gate) {
         return composed_backward(dy, gate, up);
     }
-    host::expect_shape("up", up, gate.dims())?;
-    host::expect_shape("gradient of the product", dy, gate.dims())?;
     let [mut d_gate, mut d_up, mut product] = [(); 3].map(|()| host::Output::new(gate.elem_count()));
     host::with(dy, |dy| {
         host::with(gate, |gate| {

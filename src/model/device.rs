@@ -1,6 +1,7 @@
 //! Choosing the device.
 
 use crate::base::located::quoted;
+use crate::kernels::cuda;
 use crate::{Error, Result};
 use candle_core::Device;
 use std::fmt;
@@ -24,10 +25,10 @@ impl DeviceChoice {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto if candle_core::utils::cuda_is_available() => {
-                Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
+                Ok(open_cuda(0).unwrap_or(Device::Cpu))
             }
             DeviceChoice::Auto => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => Device::new_cuda(index)
+            DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => open_cuda(index)
                 .map_err(|e| Error::Device { device: format!("cuda:{index}"), reason: e.to_string() }),
             DeviceChoice::Cuda(index) => Err(Error::Device {
                 device: format!("cuda:{index}"),
@@ -36,6 +37,13 @@ impl DeviceChoice {
             }),
         }
     }
+}
+
+/// A device with one stream of its own, which is the same from every thread.
+fn open_cuda(index: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    cuda::memory::set_up(&device)?;
+    Ok(device)
 }
 
 impl fmt::Display for DeviceChoice {

@@ -2,39 +2,61 @@
 //!
 //! Sharing is exact whatever the chat template does, because what is shared is the common prefix of the *token ids*.
 
-use crate::kernels::attention::{Family, Segment};
+use crate::kernels::Indices;
+use crate::kernels::attention::{Families, Family, Segment};
 use std::ops::Range;
 
 /// Groups of sequences as one row of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pack {
     /// Token ids, [N].
-    pub ids: Vec<u32>,
+    pub ids: Indices,
     /// Position of each token in its own sequence, [N].
-    pub positions: Vec<u32>,
+    pub positions: Indices,
     /// Who attends to whom; the segments tile the row in order.
-    pub families: Vec<Family>,
+    pub families: Families,
     /// Where each sequence's last token is, [S], groups and their sequences in order.
-    pub last: Vec<u32>,
+    pub last: Indices,
+}
+
+/// What a pack is made from.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+}
+
+impl Rows {
+    fn push(&mut self, ids: &[u32], first_position: usize) -> Segment {
+        let segment = Segment { start: self.ids.len(), len: ids.len() };
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
+        segment
+    }
 }
 
 impl Pack {
     /// Packs groups of sequences in order; those of one group share their common prefix. Every sequence must have
     /// at least one token.
     pub fn new<G: AsRef<[Vec<u32>]>>(groups: &[G]) -> Self {
-        let mut pack = Self::default();
+        let (mut rows, mut families, mut last) = (Rows::default(), Vec::new(), Vec::new());
         for sequences in groups.iter().map(AsRef::as_ref) {
             let shared = shared_prefix(sequences);
             let prompt = match sequences.first() {
-                Some(first) => pack.push(&first[..shared], 0),
+                Some(first) => rows.push(&first[..shared], 0),
                 None => continue,
             };
             let responses: Vec<Segment> =
-                sequences.iter().map(|ids| pack.push(&ids[shared..], shared)).collect();
-            pack.last.extend(responses.iter().map(|r| (r.start + r.len - 1) as u32));
-            pack.families.push(Family { prompt, responses });
+                sequences.iter().map(|ids| rows.push(&ids[shared..], shared)).collect();
+            last.extend(responses.iter().map(|r| (r.start + r.len - 1) as u32));
+            families.push(Family { prompt, responses });
         }
-        pack
+        Self {
+            ids: rows.ids.into(),
+            positions: rows.positions.into(),
+            families: families.into(),
+            last: last.into(),
+        }
     }
 
     /// Tokens of the row.
@@ -57,13 +79,6 @@ impl Pack {
             range
         };
         self.families.iter().map(next).collect()
-    }
-
-    fn push(&mut self, ids: &[u32], first_position: usize) -> Segment {
-        let segment = Segment { start: self.ids.len(), len: ids.len() };
-        self.ids.extend_from_slice(ids);
-        self.positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
-        segment
     }
 }
 
@@ -117,9 +132,9 @@ mod tests {
     #[test]
     fn a_pair_shares_its_prompt_and_keeps_positions() {
         let pack = Pack::new(&[group(&[&[1, 2, 3, 4], &[1, 2, 5]]), group(&[&[7, 8]])]);
-        assert_eq!(pack.ids, [1, 2, 3, 4, 5, 7, 8]);
-        assert_eq!(pack.positions, [0, 1, 2, 3, 2, 0, 1]);
-        assert_eq!(pack.last, [3, 4, 6]);
+        assert_eq!(*pack.ids, [1, 2, 3, 4, 5, 7, 8]);
+        assert_eq!(*pack.positions, [0, 1, 2, 3, 2, 0, 1]);
+        assert_eq!(*pack.last, [3, 4, 6]);
         assert_eq!(pack.families[0].prompt, Segment { start: 0, len: 2 });
         assert_eq!(pack.families[1].prompt.len, 0);
         assert_eq!(pack.token_groups(), [0..5, 5..7]);
@@ -129,8 +144,8 @@ mod tests {
     #[test]
     fn identical_sequences_keep_a_last_token_each() {
         let pack = Pack::new(&[group(&[&[1, 2], &[1, 2]])]);
-        assert_eq!(pack.ids, [1, 2, 2]);
-        assert_eq!(pack.last, [1, 2]);
+        assert_eq!(*pack.ids, [1, 2, 2]);
+        assert_eq!(*pack.last, [1, 2]);
     }
 
     fn groups() -> impl Strategy<Value = Vec<Group>> {
@@ -145,7 +160,7 @@ mod tests {
         fn every_sequence_can_be_read_back(groups in groups()) {
             let pack = Pack::new(&groups);
             let mut last = pack.last.iter();
-            for (group, family) in groups.iter().zip(&pack.families) {
+            for (group, family) in groups.iter().zip(&*pack.families) {
                 let prompt = family.prompt.start..family.prompt.start + family.prompt.len;
                 for (sequence, response) in group.iter().zip(&family.responses) {
                     let own = response.start..response.start + response.len;

@@ -8,7 +8,7 @@ use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_mod
 use super::{DecoderConfig, Pack, reward_head};
 use crate::base::rng;
 use crate::optim::{Gradients, ParameterId, Parameters};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -33,6 +33,14 @@ pub struct RewardModel {
 pub struct HeadInit {
     pub std: HeadInitStd,
     pub seed: u64,
+}
+
+/// A forward pass that a GPU may not have finished yet.
+#[derive(Debug)]
+pub struct Pass {
+    /// Hidden states of the last tokens after the final norm, [S, H] in f32.
+    hidden: Tensor,
+    pub tape: Option<Tape>,
 }
 
 /// One forward pass.
@@ -62,10 +70,11 @@ impl RewardModel {
             .collect();
         files.verify(&stored, DecoderConfig::is_unused_tensor)?;
         Self::build(config, json, device, dtype, head_is_drawn, |name, shape| {
-            if head_is_drawn && name == HEAD_WEIGHT {
-                return Ok(draw_head(shape, head));
-            }
-            files.read_f32(name, shape)
+            let values = match name {
+                HEAD_WEIGHT if head_is_drawn => draw_head(shape, head),
+                _ => files.read_f32(name, shape)?,
+            };
+            Ok(Tensor::from_vec(values, shape, place_of(name, device))?)
         })
     }
 
@@ -81,11 +90,26 @@ impl RewardModel {
         let std = config.initializer_range as f32;
         Self::build(config, json.clone(), device, dtype, true, |name, shape| {
             let count = shape.iter().product();
-            Ok(match shape {
+            let values = match shape {
                 _ if name == HEAD_WEIGHT => draw_head(shape, head),
                 [_] if name.ends_with(".bias") => vec![0.0; count],
                 [_] => vec![1.0; count],
                 _ => draw(name, count, std, head.seed),
+            };
+            Ok(Tensor::from_vec(values, shape, place_of(name, device))?)
+        })
+    }
+
+    /// [`RewardModel::random`] with other draws, which a GPU makes itself: for measurements.
+    pub fn random_on_device(config: DecoderConfig, device: &Device, dtype: Option<Dtype>) -> Result<Self> {
+        let std = config.initializer_range as f32;
+        let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+        Self::build(config, Map::new(), device, dtype, true, |name, shape| {
+            Ok(match shape {
+                _ if name == HEAD_WEIGHT => Tensor::from_vec(draw_head(shape, head), shape, &Device::Cpu)?,
+                [_] if name.ends_with(".bias") => Tensor::zeros(shape, DType::F32, device)?,
+                [_] => Tensor::ones(shape, DType::F32, device)?,
+                _ => kernels::draw::normal(shape, std, name, device)?,
             })
         })
     }
@@ -96,7 +120,7 @@ impl RewardModel {
         device: &Device,
         dtype: Option<Dtype>,
         head_was_drawn: bool,
-        values: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
+        values: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
         let dtype = compute_dtype(device, dtype);
         let mut parameters = Parameters::new(match dtype {
@@ -105,8 +129,7 @@ impl RewardModel {
             Dtype::F16 => DType::F16,
         });
         for (name, shape) in config.parameter_shapes() {
-            let tensor = Tensor::from_vec(values(&name, &shape)?, shape.as_slice(), device)?;
-            parameters.add(&name, &tensor, shape.len() > 1)?;
+            parameters.add(&name, &values(&name, &shape)?, shape.len() > 1)?;
         }
         let decoder = Decoder::new(&config, &parameters, device)?;
         let Some(head) = parameters.id(HEAD_WEIGHT) else {
@@ -158,12 +181,25 @@ impl RewardModel {
         Ok(Gradients::zeros(&self.parameters, &[self.decoder.embedding()])?)
     }
 
+    /// Begins a forward pass. A GPU is not waited for.
+    pub fn begin(&self, pack: &Pack, keep: Keep) -> Result<Pass> {
+        let (hidden, tape) = self.decoder.forward(&self.parameters, pack, keep)?;
+        Ok(Pass { hidden, tape })
+    }
+
+    /// Hidden states [S, H] and rewards [S] of all passes together: here the host waits for a GPU.
+    pub fn read(&self, passes: &[Pass]) -> Result<(Vec<f32>, Vec<f64>)> {
+        let hidden: Vec<&Tensor> = passes.iter().map(|pass| &pass.hidden).collect();
+        let hidden: Vec<f32> = Tensor::cat(&hidden, 0)?.flatten_all()?.to_vec1()?;
+        let rewards = reward_head::rewards(&hidden, &self.head_weight()?);
+        Ok((hidden, rewards))
+    }
+
     /// Rewards and hidden states of a pack.
     pub fn forward(&self, pack: &Pack, keep: Keep) -> Result<Forward> {
-        let (hidden, tape) = self.decoder.forward(&self.parameters, pack, keep)?;
-        let hidden: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
-        let rewards = reward_head::rewards(&hidden, &self.head_weight()?);
-        Ok(Forward { hidden, rewards, tape })
+        let pass = self.begin(pack, keep)?;
+        let (hidden, rewards) = self.read(std::slice::from_ref(&pass))?;
+        Ok(Forward { hidden, rewards, tape: pass.tape })
     }
 
     /// Adds the backbone's gradients of one pack, given dL/dr [S].
@@ -178,7 +214,7 @@ impl RewardModel {
     pub fn head_backward(&self, hidden: &[f32], d_rewards: &[f64], gradients: &Gradients) -> Result<()> {
         let width = self.config.hidden_size;
         let d_head = reward_head::head_gradient(hidden, width, d_rewards);
-        Ok(gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &self.device)?)?)
+        Ok(gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &Device::Cpu)?)?)
     }
 
     /// Where values first stop being finite for these sequences: a layer, or the head.
@@ -207,6 +243,11 @@ impl RewardModel {
         })?;
         Ok(())
     }
+}
+
+/// Where a parameter lives: the head is read, and its gradient formed, on the host.
+fn place_of<'a>(name: &str, device: &'a Device) -> &'a Device {
+    if name == HEAD_WEIGHT { &Device::Cpu } else { device }
 }
 
 /// f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.

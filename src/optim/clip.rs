@@ -1,13 +1,4 @@
-//! The global gradient norm and clipping by it.
-
-use super::Gradients;
-use candle_core::Result;
-
-/// The norm over all gradients together. NaN or infinity if any value is.
-pub fn global_norm(gradients: &Gradients) -> Result<f64> {
-    let squares: f64 = gradients.iter().map(|(_, g)| g.sum().sum_of_squares()).sum::<Result<f64>>()?;
-    Ok(squares.sqrt())
-}
+//! Clipping by the global gradient norm.
 
 /// The factor that brings a gradient of norm `norm` down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` has it.
 ///

@@ -8,4 +8,4 @@ pub mod schedule;
 
 pub use adamw::AdamW;
 pub use config::Config;
-pub use parameter::{Gradient, Gradients, Parameter, ParameterId, Parameters};
+pub use parameter::{Gradient, Gradients, Norms, Parameter, ParameterId, Parameters};

@@ -118,6 +118,27 @@ impl Gradient {
     }
 }
 
+/// The norm of each parameter's gradient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Norms {
+    squares: Vec<f64>,
+}
+
+impl Norms {
+    /// The norm over all gradients together. NaN or infinity if any value is.
+    pub fn global(&self) -> f64 {
+        self.squares.iter().sum::<f64>().sqrt()
+    }
+
+    pub fn of(&self, id: ParameterId) -> f64 {
+        self.squares[id.0].sqrt()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ParameterId, f64)> {
+        self.squares.iter().enumerate().map(|(i, &square)| (ParameterId(i), square.sqrt()))
+    }
+}
+
 /// One gradient a parameter, in the order of [`Parameters`].
 #[derive(Debug)]
 pub struct Gradients {
@@ -180,6 +201,12 @@ impl Gradients {
             Err(_) => candle_core::bail!("row {row} was not announced at the start of the step"),
         };
         sum.add_rows(&rows.iter().map(slot).collect::<Result<Vec<_>>>()?, values)
+    }
+
+    /// The norm of every gradient. A GPU is waited for once.
+    pub fn norms(&self) -> Result<Norms> {
+        let sums: Vec<&Accumulator> = self.items.iter().map(Gradient::sum).collect();
+        Ok(Norms { squares: Accumulator::sums_of_squares(&sums)? })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (ParameterId, &Gradient)> {

@@ -6,10 +6,10 @@
 use super::memory::{Activations, Memory};
 use crate::data::TokenPair;
 use crate::diagnostics::{self, StepDiagnostics};
-use crate::model::reward_model::Forward;
+use crate::model::reward_model::Pass;
 use crate::model::{Keep, Pack, RewardModel, pack};
 use crate::objective::{self, Batch};
-use crate::optim::{Gradients, clip};
+use crate::optim::{Gradients, Norms};
 use crate::{Error, Result};
 
 /// What a step computed before the update.
@@ -62,10 +62,9 @@ pub fn step(
         Activations::Recompute => Keep::LayerInputs,
         Activations::RewardsFirst => Keep::Nothing,
     };
-    let forwards: Vec<Forward> =
-        packs.iter().map(|pack| model.forward(pack, first_keep)).collect::<Result<_>>()?;
+    let passes: Vec<Pass> = packs.iter().map(|pack| model.begin(pack, first_keep)).collect::<Result<_>>()?;
 
-    let rewards: Vec<f64> = forwards.iter().flat_map(|f| f.rewards.iter().copied()).collect();
+    let (hidden, rewards) = model.read(&passes)?;
     if let Some(at) = rewards.iter().position(|r| !r.is_finite()) {
         return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
     }
@@ -76,26 +75,26 @@ pub fn step(
     let value = objective::evaluate(&plan.terms, batch);
     let loss_bt = objective::bradley_terry_loss(&chosen, &rejected);
     let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
-    let hidden: Vec<f32> = forwards.iter().flat_map(|f| f.hidden.iter().copied()).collect();
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
 
     gradients.start_step(&touched_rows(&packs))?;
     let d_rewards: Vec<f64> =
         value.d_chosen.iter().zip(&value.d_rejected).flat_map(|(&c, &r)| [c, r]).collect();
     model.head_backward(&hidden, &d_rewards, gradients)?;
-    for ((forward, pack), range) in forwards.into_iter().zip(&packs).zip(&micro_batches) {
-        let tape = match forward.tape {
+    for ((pass, pack), range) in passes.into_iter().zip(&packs).zip(&micro_batches) {
+        let tape = match pass.tape {
             Some(tape) => Some(tape),
-            None => model.forward(pack, Keep::LayerInputs)?.tape,
+            None => model.begin(pack, Keep::LayerInputs)?.tape,
         };
         if let Some(tape) = tape {
             model.backward(tape, &d_rewards[2 * range.start..2 * range.end], gradients)?;
         }
     }
 
-    let grad_norm = clip::global_norm(gradients)?;
+    let norms = gradients.norms()?;
+    let grad_norm = norms.global();
     if !grad_norm.is_finite() || !value.loss.is_finite() {
-        return Err(non_finite_gradient(number, model, gradients, value.loss)?);
+        return Err(non_finite_gradient(number, model, &norms, value.loss));
     }
     Ok(StepResult {
         loss: value.loss,
@@ -103,7 +102,7 @@ pub fn step(
         loss_bsr,
         diagnostics,
         grad_norm,
-        head_grad_norm: gradients.sum(model.head()).sum_of_squares()?.sqrt(),
+        head_grad_norm: norms.of(model.head()),
         pairs: pairs.len(),
         tokens: groups.iter().flatten().map(Vec::len).sum(),
     })
@@ -129,14 +128,11 @@ fn non_finite_reward(step: u64, model: &RewardModel, pair: &TokenPair, chosen: b
     }
 }
 
-fn non_finite_gradient(step: u64, model: &RewardModel, gradients: &Gradients, loss: f64) -> Result<Error> {
-    for (id, gradient) in gradients.iter() {
-        let norm = gradient.sum().sum_of_squares()?.sqrt();
-        if !norm.is_finite() {
-            let what = format!("the gradient of {}", model.parameters().get(id).name);
-            return Ok(Error::NonFinite { step, what, detail: format!("norm {norm}, loss {loss}") });
-        }
+fn non_finite_gradient(step: u64, model: &RewardModel, norms: &Norms, loss: f64) -> Error {
+    if let Some((id, norm)) = norms.iter().find(|(_, norm)| !norm.is_finite()) {
+        let what = format!("the gradient of {}", model.parameters().get(id).name);
+        return Error::NonFinite { step, what, detail: format!("norm {norm}, loss {loss}") };
     }
     let detail = "every parameter's own norm is finite, their sum overflows".to_owned();
-    Ok(Error::NonFinite { step, what: format!("the loss ({loss}) or the global gradient norm"), detail })
+    Error::NonFinite { step, what: format!("the loss ({loss}) or the global gradient norm"), detail }
 }

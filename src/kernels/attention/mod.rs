@@ -12,8 +12,10 @@
 pub mod composed;
 mod cpu;
 
-use super::host;
-use candle_core::{Result, Tensor};
+use super::{cuda, host};
+use candle_core::{Device, Result, Tensor};
+use std::ops::Deref;
+use std::sync::OnceLock;
 
 /// A run of consecutive tokens of the packed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +35,50 @@ pub struct Family {
 
 impl Family {
     /// Every segment that asks, with the prompt it sees beside itself.
-    fn queries(&self) -> impl Iterator<Item = (Segment, Segment)> {
+    pub(super) fn queries(&self) -> impl Iterator<Item = (Segment, Segment)> {
         let nothing = Segment { start: self.prompt.start, len: 0 };
         std::iter::once((self.prompt, nothing)).chain(self.responses.iter().map(|r| (*r, self.prompt)))
     }
 }
+
+/// The families of a packed row, and the tiles that they become on a GPU: cut and uploaded once, not once a layer.
+#[derive(Debug, Clone, Default)]
+pub struct Families {
+    families: Vec<Family>,
+    tiles: OnceLock<cuda::attention::Tiles>,
+}
+
+impl Families {
+    pub(super) fn tiles(&self, device: &Device) -> Result<&cuda::attention::Tiles> {
+        if let Some(tiles) = self.tiles.get() {
+            return Ok(tiles);
+        }
+        let tiles = cuda::attention::Tiles::of(&self.families, device)?;
+        Ok(self.tiles.get_or_init(|| tiles))
+    }
+}
+
+impl From<Vec<Family>> for Families {
+    fn from(families: Vec<Family>) -> Self {
+        Self { families, tiles: OnceLock::new() }
+    }
+}
+
+impl Deref for Families {
+    type Target = [Family];
+
+    fn deref(&self) -> &[Family] {
+        &self.families
+    }
+}
+
+impl PartialEq for Families {
+    fn eq(&self, other: &Self) -> bool {
+        self.families == other.families
+    }
+}
+
+impl Eq for Families {}
 
 /// Head counts and sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +89,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
 
@@ -63,22 +104,34 @@ impl Heads {
 pub struct Output {
     /// [N, A * D]
     pub values: Tensor,
-    /// Log of the softmax denominator of every token and query head, [N, A], f32. Empty off the CPU, where the
-    /// composed form computes it again.
-    log_sum_exp: Vec<f32>,
+    log_sum_exp: LogSumExp,
+}
+
+/// Log of the softmax denominator of every token and query head, [N, A], f32.
+#[derive(Debug, Clone)]
+enum LogSumExp {
+    Host(Vec<f32>),
+    Device(Tensor),
+    /// The composed form computes it again.
+    Forgotten,
 }
 
 /// `q` [N, A * D], `k` and `v` [N, K * D], rotated already, to [N, A * D].
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, families: &[Family], heads: Heads) -> Result<Output> {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, families: &Families, heads: Heads) -> Result<Output> {
     check(q, families)?;
+    check_widths([q, k, v], heads)?;
+    if cuda::takes(q) {
+        let (values, log_sum_exp) = cuda::attention::forward([q, k, v], families, heads)?;
+        return Ok(Output { values, log_sum_exp: LogSumExp::Device(log_sum_exp) });
+    }
     if !host::is_host_f32(q) {
         let values = composed::forward(q, k, v, families, heads)?;
-        return Ok(Output { values, log_sum_exp: Vec::new() });
+        return Ok(Output { values, log_sum_exp: LogSumExp::Forgotten });
     }
     let (values, log_sum_exp) = host::with(q, |q| {
         host::with(k, |k| host::with(v, |v| cpu::forward(cpu::Inputs { q, k, v }, families, heads)))
     })???;
-    Ok(Output { values: host::tensor(values, q.shape())?, log_sum_exp })
+    Ok(Output { values: host::tensor(values, q.shape())?, log_sum_exp: LogSumExp::Host(log_sum_exp) })
 }
 
 /// Gradients of `q`, `k` and `v`.
@@ -88,19 +141,30 @@ pub fn backward(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    families: &[Family],
+    families: &Families,
     heads: Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    if !host::is_host_f32(q) {
-        return composed::backward(d_output, q, k, v, families, heads);
-    }
+    host::expect_shape("gradient of attention's output", d_output, q.dims())?;
+    let log_sum_exp = match &output.log_sum_exp {
+        LogSumExp::Device(log_sum_exp) => {
+            return cuda::attention::backward(
+                d_output,
+                &output.values,
+                log_sum_exp,
+                [q, k, v],
+                families,
+                heads,
+            );
+        }
+        LogSumExp::Forgotten => return composed::backward(d_output, q, k, v, families, heads),
+        LogSumExp::Host(log_sum_exp) => log_sum_exp,
+    };
     let (dq, dk, dv) = host::with(q, |q| {
         host::with(k, |k| {
             host::with(v, |v| {
                 host::with(d_output, |d_output| {
                     host::with(&output.values, |output_values| {
-                        let saved =
-                            cpu::Saved { d_output, output: output_values, log_sum_exp: &output.log_sum_exp };
+                        let saved = cpu::Saved { d_output, output: output_values, log_sum_exp };
                         cpu::backward(cpu::Inputs { q, k, v }, saved, families, heads)
                     })
                 })
@@ -110,7 +174,15 @@ pub fn backward(
     Ok((host::tensor(dq, q.shape())?, host::tensor(dk, k.shape())?, host::tensor(dv, v.shape())?))
 }
 
-/// The CPU kernel writes through pointers, so the families must tile the row.
+/// Keys and values have as many rows as queries, and heads of one size.
+fn check_widths([q, k, v]: [&Tensor; 3], heads: Heads) -> Result<()> {
+    let n = q.dim(0)?;
+    host::expect_shape("queries", q, &[n, heads.query * heads.dim])?;
+    host::expect_shape("keys", k, &[n, heads.key_value * heads.dim])?;
+    host::expect_shape("values", v, &[n, heads.key_value * heads.dim])
+}
+
+/// The kernels write through pointers, so the families must tile the row.
 fn check(q: &Tensor, families: &[Family]) -> Result<()> {
     let mut next = 0;
     for segment in families.iter().flat_map(|f| f.queries().map(|(segment, _)| segment)) {
@@ -138,7 +210,7 @@ mod tests {
     }
 
     /// A pair with a shared prompt longer than a query block, three responses to another, and a lone sequence.
-    fn families() -> (usize, Vec<Family>) {
+    fn families() -> (usize, Families) {
         let families = vec![
             Family { prompt: segment(0, 70), responses: vec![segment(70, 5), segment(75, 80)] },
             Family {
@@ -147,7 +219,7 @@ mod tests {
             },
             Family { prompt: segment(169, 0), responses: vec![segment(169, 9)] },
         ];
-        (178, families)
+        (178, families.into())
     }
 
     const HEADS: Heads = Heads { query: 6, key_value: 2, dim: 4 };
@@ -173,7 +245,8 @@ mod tests {
 
     #[test]
     fn backward_matches_finite_differences() -> Result<()> {
-        let families = vec![Family { prompt: segment(0, 2), responses: vec![segment(2, 2), segment(4, 1)] }];
+        let families =
+            vec![Family { prompt: segment(0, 2), responses: vec![segment(2, 2), segment(4, 1)] }].into();
         let heads = Heads { query: 2, key_value: 1, dim: 4 };
         let (q, k, v, dy) =
             (wave((5, 8), 0.37)?, wave((5, 4), 0.73)?, wave((5, 4), 1.19)?, wave((5, 8), 0.5)?);
@@ -191,7 +264,7 @@ mod tests {
         let (n, families) = families();
         let [q, k, v] = inputs(n)?;
         let shared = forward(&q, &k, &v, &families, HEADS)?.values;
-        for family in &families {
+        for family in &*families {
             for response in &family.responses {
                 let (p, r) = (family.prompt, *response);
                 let alone = |t: &Tensor| {
@@ -199,7 +272,7 @@ mod tests {
                 };
                 let sequence =
                     vec![Family { prompt: segment(0, 0), responses: vec![segment(0, p.len + r.len)] }];
-                let y = forward(&alone(&q)?, &alone(&k)?, &alone(&v)?, &sequence, HEADS)?.values;
+                let y = forward(&alone(&q)?, &alone(&k)?, &alone(&v)?, &sequence.into(), HEADS)?.values;
                 assert_close(&shared.narrow(0, r.start, r.len)?, &y.narrow(0, p.len, r.len)?, 2e-6);
             }
         }
@@ -208,7 +281,7 @@ mod tests {
 
     #[test]
     fn large_scores_neither_overflow_nor_lose_the_maximum() -> Result<()> {
-        let family = [Family { prompt: segment(0, 0), responses: vec![segment(0, 3)] }];
+        let family = vec![Family { prompt: segment(0, 0), responses: vec![segment(0, 3)] }].into();
         let heads = Heads { query: 1, key_value: 1, dim: 2 };
         let q = (wave((3, 2), 0.4)? * 1e4)?;
         let y = forward(&q, &q, &wave((3, 2), 0.9)?, &family, heads)?.values;
@@ -223,7 +296,7 @@ mod tests {
             Family { prompt: segment(0, 2), responses: vec![segment(3, 2)] },
             Family { prompt: segment(0, 2), responses: vec![segment(2, 2)] },
         ] {
-            assert!(forward(&q, &k, &v, &[family], HEADS).is_err());
+            assert!(forward(&q, &k, &v, &vec![family].into(), HEADS).is_err());
         }
         Ok(())
     }
