@@ -7,37 +7,39 @@
 // One unit here, one unit a file under nvcc: namespaces keep their internals apart.
 namespace {
 #include "../../src/kernels/cuda/device.cuh"
+#if __has_include("../../src/kernels/cuda/span.cuh")
+#include "../../src/kernels/cuda/span.cuh"
+#endif
 }
-#define KERNELS_OF(file) __has_include("../../src/kernels/cuda/" file)
-#if KERNELS_OF("attention.cu")
+#if __has_include("../../src/kernels/cuda/attention.cu")
 namespace attention {
 namespace {
 #include "../../src/kernels/cuda/attention.cu"
 }
 }  // namespace attention
 #endif
-#if KERNELS_OF("rows.cu")
+#if __has_include("../../src/kernels/cuda/rows.cu")
 namespace rows {
 namespace {
 #include "../../src/kernels/cuda/rows.cu"
 }
 }  // namespace rows
 #endif
-#if KERNELS_OF("norm.cu")
+#if __has_include("../../src/kernels/cuda/norm.cu")
 namespace norm {
 namespace {
 #include "../../src/kernels/cuda/norm.cu"
 }
 }  // namespace norm
 #endif
-#if KERNELS_OF("pointwise.cu")
+#if __has_include("../../src/kernels/cuda/pointwise.cu")
 namespace pointwise {
 namespace {
 #include "../../src/kernels/cuda/pointwise.cu"
 }
 }  // namespace pointwise
 #endif
-#if KERNELS_OF("optimizer.cu")
+#if __has_include("../../src/kernels/cuda/optimizer.cu")
 namespace optimizer {
 namespace {
 #include "../../src/kernels/cuda/optimizer.cu"
@@ -65,7 +67,7 @@ struct Kernel {
 #define KERNEL_OF_BOTH(space, name) KERNEL(space, name##_f32) KERNEL(space, name##_bf16)
 
 const Kernel KERNELS[] = {
-#if KERNELS_OF("attention.cu")
+#if __has_include("../../src/kernels/cuda/attention.cu")
     KERNEL(attention, attention_forward_f32_any)
     KERNEL(attention, attention_forward_bf16_any)
     KERNEL(attention, attention_forward_bf16_d64)
@@ -80,7 +82,7 @@ const Kernel KERNELS[] = {
     KERNEL(attention, attention_backward_key_bf16_d64)
     KERNEL(attention, attention_backward_key_bf16_d128)
 #endif
-#if KERNELS_OF("rows.cu")
+#if __has_include("../../src/kernels/cuda/rows.cu")
     KERNEL_OF_BOTH(rows, gather_rows)
     KERNEL_OF_BOTH(rows, scatter_rows)
     KERNEL_OF_BOTH(rows, add_rows_by_slot)
@@ -93,16 +95,16 @@ const Kernel KERNELS[] = {
     KERNEL(rows, squares_total)
     KERNEL(rows, draw_normal)
 #endif
-#if KERNELS_OF("norm.cu")
+#if __has_include("../../src/kernels/cuda/norm.cu")
     KERNEL_OF_BOTH(norm, rms_norm_forward)
     KERNEL_OF_BOTH(norm, rms_norm_backward)
 #endif
-#if KERNELS_OF("pointwise.cu")
+#if __has_include("../../src/kernels/cuda/pointwise.cu")
     KERNEL_OF_BOTH(pointwise, rope)
     KERNEL_OF_BOTH(pointwise, swiglu_forward)
     KERNEL_OF_BOTH(pointwise, swiglu_backward)
 #endif
-#if KERNELS_OF("optimizer.cu")
+#if __has_include("../../src/kernels/cuda/optimizer.cu")
     KERNEL_OF_BOTH(optimizer, adamw)
     KERNEL_OF_BOTH(optimizer, adamw_rows)
     KERNEL_OF_BOTH(optimizer, adamw_8bit)
