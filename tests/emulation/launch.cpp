@@ -1,0 +1,135 @@
+// All kernels, by name, on the emulation of CUDA: what the tests load as a library.
+#include "cuda.hpp"
+
+#include <mutex>
+#include <utility>
+
+// One unit here, one unit a file under nvcc: namespaces keep their internals apart.
+namespace {
+#include "../../src/kernels/cuda/device.cuh"
+#if __has_include("../../src/kernels/cuda/span.cuh")
+#include "../../src/kernels/cuda/span.cuh"
+#endif
+}
+#if __has_include("../../src/kernels/cuda/attention.cu")
+namespace attention {
+namespace {
+#include "../../src/kernels/cuda/attention.cu"
+}
+}  // namespace attention
+#endif
+#if __has_include("../../src/kernels/cuda/rows.cu")
+namespace rows {
+namespace {
+#include "../../src/kernels/cuda/rows.cu"
+}
+}  // namespace rows
+#endif
+#if __has_include("../../src/kernels/cuda/norm.cu")
+namespace norm {
+namespace {
+#include "../../src/kernels/cuda/norm.cu"
+}
+}  // namespace norm
+#endif
+#if __has_include("../../src/kernels/cuda/pointwise.cu")
+namespace pointwise {
+namespace {
+#include "../../src/kernels/cuda/pointwise.cu"
+}
+}  // namespace pointwise
+#endif
+#if __has_include("../../src/kernels/cuda/optimizer.cu")
+namespace optimizer {
+namespace {
+#include "../../src/kernels/cuda/optimizer.cu"
+}
+}  // namespace optimizer
+#endif
+
+namespace {
+
+template <class... Args, size_t... indices>
+void unpack_and_call(void (*kernel)(Args...), void** args, std::index_sequence<indices...>) {
+    kernel(*static_cast<Args*>(args[indices])...);
+}
+
+template <class... Args> void call(void (*kernel)(Args...), void** args) {
+    unpack_and_call(kernel, args, std::index_sequence_for<Args...>());
+}
+
+struct Kernel {
+    const char* name;
+    void (*call)(void** args);
+};
+
+#define KERNEL(space, name) {#name, [](void** args) { call(space::name, args); }},
+#define KERNEL_OF_BOTH(space, name) KERNEL(space, name##_f32) KERNEL(space, name##_bf16)
+
+const Kernel KERNELS[] = {
+#if __has_include("../../src/kernels/cuda/attention.cu")
+    KERNEL(attention, attention_forward_f32_any)
+    KERNEL(attention, attention_forward_bf16_any)
+    KERNEL(attention, attention_forward_bf16_d64)
+    KERNEL(attention, attention_forward_bf16_d128)
+    KERNEL_OF_BOTH(attention, attention_delta)
+    KERNEL(attention, attention_backward_query_f32_any)
+    KERNEL(attention, attention_backward_query_bf16_any)
+    KERNEL(attention, attention_backward_query_bf16_d64)
+    KERNEL(attention, attention_backward_query_bf16_d128)
+    KERNEL(attention, attention_backward_key_f32_any)
+    KERNEL(attention, attention_backward_key_bf16_any)
+    KERNEL(attention, attention_backward_key_bf16_d64)
+    KERNEL(attention, attention_backward_key_bf16_d128)
+#endif
+#if __has_include("../../src/kernels/cuda/rows.cu")
+    KERNEL_OF_BOTH(rows, gather_rows)
+    KERNEL_OF_BOTH(rows, scatter_rows)
+    KERNEL_OF_BOTH(rows, add_rows_by_slot)
+    KERNEL_OF_BOTH(rows, fill_rows)
+    KERNEL_OF_BOTH(rows, column_sums)
+    KERNEL(rows, sum_partials)
+    KERNEL_OF_BOTH(rows, add)
+    KERNEL(rows, scale)
+    KERNEL(rows, squares_partials)
+    KERNEL(rows, squares_total)
+    KERNEL(rows, draw_normal)
+#endif
+#if __has_include("../../src/kernels/cuda/norm.cu")
+    KERNEL_OF_BOTH(norm, rms_norm_forward)
+    KERNEL_OF_BOTH(norm, rms_norm_backward)
+#endif
+#if __has_include("../../src/kernels/cuda/pointwise.cu")
+    KERNEL_OF_BOTH(pointwise, rope)
+    KERNEL_OF_BOTH(pointwise, swiglu_forward)
+    KERNEL_OF_BOTH(pointwise, swiglu_backward)
+#endif
+#if __has_include("../../src/kernels/cuda/optimizer.cu")
+    KERNEL_OF_BOTH(optimizer, adamw)
+    KERNEL_OF_BOTH(optimizer, adamw_rows)
+    KERNEL_OF_BOTH(optimizer, adamw_8bit)
+#endif
+};
+
+std::mutex one_launch_at_a_time;
+
+}  // namespace
+
+/// cuLaunchKernel on the CPU: `args[i]` points to the i-th argument, pointers among them are host pointers. Returns 0,
+/// or 1 with what went wrong in `message`.
+extern "C" int rmtrain_emulate(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
+                               void** args, char* message, size_t message_len) {
+    std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+    std::string failure = std::string("no kernel is called ") + kernel;
+    for (const Kernel& k : KERNELS) {
+        if (strcmp(k.name, kernel) == 0) {
+            failure = emulation::launch(k.name, k.call, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+                                        shared_bytes, args);
+        }
+    }
+    if (failure.empty()) {
+        return 0;
+    }
+    snprintf(message, message_len, "%s", failure.c_str());
+    return 1;
+}
