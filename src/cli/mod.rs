@@ -43,6 +43,7 @@ pub enum Verb {
     Score(commands::score::ScoreArgs),
     Split(commands::split::SplitArgs),
     Sandbox(commands::sandbox::SandboxArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 impl Cli {
@@ -57,6 +58,7 @@ impl Cli {
             Verb::Score(args) => commands::score::run(args),
             Verb::Split(args) => commands::split::run(args),
             Verb::Sandbox(args) => commands::sandbox::run(args),
+            Verb::Doctor(args) => commands::doctor::run(args),
         }
     }
 }

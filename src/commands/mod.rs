@@ -2,6 +2,7 @@
 //! [`crate::Error`] inside decides the exit code.
 
 mod datasets;
+pub mod doctor;
 pub mod eval;
 pub mod fit;
 pub mod loaded;

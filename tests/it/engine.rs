@@ -65,7 +65,7 @@ fn step(
     let value = objective::evaluate(&terms, batch);
 
     let mut gradients = model.gradients().unwrap();
-    let mut rows: Vec<u32> = packs.iter().flat_map(|p| p.ids.clone()).collect();
+    let mut rows: Vec<u32> = packs.iter().flat_map(|p| p.ids.to_vec()).collect();
     rows.sort_unstable();
     rows.dedup();
     gradients.start_step(&rows).unwrap();

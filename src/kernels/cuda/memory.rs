@@ -61,6 +61,10 @@ mod pool {
         Ok(DeviceMemory { free: free as u64 + reserved.saturating_sub(used), total: total as u64, peak })
     }
 
+    pub(crate) fn name(device: &CudaDevice) -> Result<String> {
+        device.cuda_stream().context().name().w()
+    }
+
     pub(crate) fn reset_peak(device: &CudaDevice) -> Result<()> {
         write(pool(device)?, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0)
     }
@@ -105,6 +109,18 @@ pub fn of(device: &Device) -> Result<Option<DeviceMemory>> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => pool::read_memory(device).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// What the device calls itself. `None` for the CPU.
+///
+/// # Errors
+/// If the driver refuses.
+pub fn name(device: &Device) -> Result<Option<String>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => pool::name(device).map(Some),
         _ => Ok(None),
     }
 }
