@@ -115,11 +115,12 @@ impl Decoder {
         let Tape { pack, layers: records, last } = tape;
         let table = self.rotary.table(positions(&pack))?;
         let context = Context::new(&self.config, parameters, &pack, &table);
-        let weight = parameters.tensor(self.final_norm);
-        let d_hidden = d_hidden.to_dtype(last.dtype())?;
+        let weight = parameters.get(self.final_norm).master();
         let (eps, d_weight) = (self.config.rms_norm_eps, gradients.sum(self.final_norm));
-        let mut dx =
-            rms_norm::backward(&d_hidden, &last, weight, eps, None, d_weight, &pack.sequence_groups())?;
+        let last_f32 = last.to_dtype(DType::F32)?;
+        let groups = pack.sequence_groups();
+        let dx = rms_norm::backward(d_hidden, &last_f32, weight, eps, None, d_weight, &groups)?;
+        let mut dx = dx.to_dtype(last.dtype())?;
         let layers = self.layers.iter().enumerate().rev();
         for ((i, layer), record) in layers.zip(records.into_iter().rev()) {
             let last_only = i + 1 == self.layers.len();
@@ -170,9 +171,10 @@ impl Decoder {
         Ok(x)
     }
 
+    /// In f32 whatever the compute dtype: rewards and their diagnostics are not rounded once more.
     fn normed(&self, parameters: &Parameters, last: &Tensor) -> Result<Tensor> {
-        let weight = parameters.tensor(self.final_norm);
-        rms_norm::forward(last, weight, self.config.rms_norm_eps)?.to_dtype(DType::F32)
+        let weight = parameters.get(self.final_norm).master();
+        rms_norm::forward(&last.to_dtype(DType::F32)?, weight, self.config.rms_norm_eps)
     }
 }
 
