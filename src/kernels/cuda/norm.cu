@@ -65,10 +65,10 @@ __device__ void forward_row(T* y, const T* x, const T* weight, int width, float 
 
     const auto give = [&](int column, const Span<T>& values) {
         const Span<T> w = Own::load(weight, column, width);
-        Span<T> normed;
+        float normed[Own::LANES];
 #pragma unroll
-        for (int lane = 0; lane < Own::LANES; ++lane) normed.set(lane, values[lane] * r * w[lane]);
-        Own::store(y, normed, column, width);
+        for (int lane = 0; lane < Own::LANES; ++lane) normed[lane] = values[lane] * r * w[lane];
+        Own::store(y, Span<T>::of(normed), column, width);
     };
 #pragma unroll
     for (int k = 0; k < Own::KEPT; ++k) give(Own::kept(k), kept[k]);
@@ -188,19 +188,20 @@ __device__ void backward_rows(const Operands<T>& at, int begin, int end, int wid
         const auto give = [&](int column, const Span<T>& x, const Span<T>& dy, const Span<T>& residual) {
             if (column >= width) return;
             const Span<T> w = Own::load(at.weight, column, width);
-            Span<T> dx;
+            float dx[Own::LANES];
 #pragma unroll
             for (int part = 0; part < dw.PARTS; ++part) {
-                Span<float> sum = dw.get(column, part);
+                const Span<float> before = dw.get(column, part);
+                float sum[Span<float>::LANES];
 #pragma unroll
                 for (int i = 0; i < Span<float>::LANES; ++i) {
                     const int lane = part * Span<float>::LANES + i;
-                    dx.set(lane, r * (dy[lane] * w[lane] - x[lane] * shrink) + residual[lane]);
-                    sum.values[i] += dy[lane] * (x[lane] * r);
+                    dx[lane] = r * (dy[lane] * w[lane] - x[lane] * shrink) + residual[lane];
+                    sum[i] = before[i] + dy[lane] * (x[lane] * r);
                 }
-                dw.set(column, part, sum);
+                dw.set(column, part, Span<float>::of(sum));
             }
-            Own::store(at.dx + start, dx, column, width);
+            Own::store(at.dx + start, Span<T>::of(dx), column, width);
         };
 #pragma unroll
         for (int k = 0; k < Own::KEPT; ++k) give(Own::kept(k), kept_x[k], kept_dy[k], kept_residual[k]);

@@ -55,8 +55,8 @@ struct State {
         aligned = lies_on_spans(p) && lies_on_spans(m) && lies_on_spans(v) && compute_aligned;
     }
 
-    __device__ void write(long long i, const Span<float>& updated, long long left) {
-        store_span(p + i, updated, left, aligned);
+    __device__ void write(long long i, const float (&updated)[LANES], long long left) {
+        store_span(p + i, Span<float>::of(updated), left, aligned);
         if (!compute) return;
         if (aligned && left >= LANES) {
             Rounded<T> rounded;
@@ -73,24 +73,29 @@ struct State {
 
     // Updates the span at i, of which `left` values or more are there.
     __device__ void step(const Update& u, long long i, const Span<float>& gradient, long long left) {
-        Span<float> p_span = load_span(p + i, left, aligned);
-        Span<float> m_span = load_span(m + i, left, aligned);
-        Span<float> v_span = load_span(v + i, left, aligned);
+        const Span<float> old_p = load_span(p + i, left, aligned);
+        const Span<float> old_m = load_span(m + i, left, aligned);
+        const Span<float> old_v = load_span(v + i, left, aligned);
+        float new_p[LANES], new_m[LANES], new_v[LANES];
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
-            update(u, p_span.values[lane], m_span.values[lane], v_span.values[lane], gradient[lane]);
+            new_p[lane] = old_p[lane];
+            new_m[lane] = old_m[lane];
+            new_v[lane] = old_v[lane];
+            update(u, new_p[lane], new_m[lane], new_v[lane], gradient[lane]);
         }
-        store_span(m + i, m_span, left, aligned);
-        store_span(v + i, v_span, left, aligned);
-        write(i, p_span, left);
+        store_span(m + i, Span<float>::of(new_m), left, aligned);
+        store_span(v + i, Span<float>::of(new_v), left, aligned);
+        write(i, new_p, left);
     }
 
     // The same where gradient and moments are zero.
     __device__ void decay(const Update& u, long long i, long long left) {
-        Span<float> p_span = load_span(p + i, left, aligned);
+        const Span<float> old_p = load_span(p + i, left, aligned);
+        float new_p[LANES];
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) p_span.values[lane] *= u.decay;
-        write(i, p_span, left);
+        for (int lane = 0; lane < LANES; ++lane) new_p[lane] = u.decay * old_p[lane];
+        write(i, new_p, left);
     }
 };
 

@@ -4,7 +4,8 @@
 // dealt over all values at once, never over rows first, so that narrow rows leave no thread idle. A result may lie
 // where an operand does: a thread has read all that it needs from there before it writes.
 //
-// Sigmoids use the precise expf (2 ulp) and IEEE division: at 12 bytes a value there is time for them.
+// Sigmoids take the precise expf and a division within 2 ulp (__fdividef): the IEEE one, with its branch, would make
+// the forward in bf16 bound by arithmetic.
 
 #include "span.cuh"
 
@@ -31,7 +32,7 @@ __device__ void rope(T* y, const T* x, const unsigned* positions, const float* c
         const Span<T> a = load_span(x + at, left, aligned);
         const Span<T> b = load_span(x + at + half, left, aligned);
         const long long angle = (long long)positions[row] * half + column;
-        Span<T> ya, yb;
+        float ya[LANES], yb[LANES];
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             const int skip = part * Span<float>::LANES;
@@ -40,17 +41,17 @@ __device__ void rope(T* y, const T* x, const unsigned* positions, const float* c
 #pragma unroll
             for (int lane = 0; lane < Span<float>::LANES; ++lane) {
                 const float turn = direction * s[lane];
-                ya.set(skip + lane, a[skip + lane] * c[lane] - b[skip + lane] * turn);
-                yb.set(skip + lane, b[skip + lane] * c[lane] + a[skip + lane] * turn);
+                ya[skip + lane] = a[skip + lane] * c[lane] - b[skip + lane] * turn;
+                yb[skip + lane] = b[skip + lane] * c[lane] + a[skip + lane] * turn;
             }
         }
-        store_span(y + at, ya, left, aligned);
-        store_span(y + at + half, yb, left, aligned);
+        store_span(y + at, Span<T>::of(ya), left, aligned);
+        store_span(y + at + half, Span<T>::of(yb), left, aligned);
     }
 }
 
-// Where gate is so negative that expf overflows, the quotient is the zero that it should be.
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// Where the exponential overflows, or nearly so, the quotient is zero, as it should be.
+__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
 template <class T>
 __device__ void swiglu_forward(T* y, const T* gate, const T* up, long long n) {
@@ -59,10 +60,10 @@ __device__ void swiglu_forward(T* y, const T* gate, const T* up, long long n) {
     for (long long i = grid_thread() * LANES; i < n; i += grid_threads() * LANES) {
         const Span<T> g = load_span(gate + i, n - i, aligned);
         const Span<T> u = load_span(up + i, n - i, aligned);
-        Span<T> product;
+        float product[LANES];
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) product.set(lane, g[lane] * sigmoid(g[lane]) * u[lane]);
-        store_span(y + i, product, n - i, aligned);
+        for (int lane = 0; lane < LANES; ++lane) product[lane] = g[lane] * sigmoid(g[lane]) * u[lane];
+        store_span(y + i, Span<T>::of(product), n - i, aligned);
     }
 }
 
@@ -75,18 +76,18 @@ __device__ void swiglu_backward(T* d_gate, T* d_up, T* product, const T* dy, con
         const Span<T> d = load_span(dy + i, n - i, aligned);
         const Span<T> g = load_span(gate + i, n - i, aligned);
         const Span<T> u = load_span(up + i, n - i, aligned);
-        Span<T> dg, du, p;
+        float dg[LANES], du[LANES], p[LANES];
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
             const float s = sigmoid(g[lane]);
             const float silu = g[lane] * s;
-            p.set(lane, silu * u[lane]);
-            du.set(lane, d[lane] * silu);
-            dg.set(lane, d[lane] * u[lane] * (s + silu * (1.0f - s)));
+            p[lane] = silu * u[lane];
+            du[lane] = d[lane] * silu;
+            dg[lane] = d[lane] * u[lane] * (s + silu * (1.0f - s));
         }
-        store_span(product + i, p, n - i, aligned);
-        store_span(d_up + i, du, n - i, aligned);
-        store_span(d_gate + i, dg, n - i, aligned);
+        store_span(product + i, Span<T>::of(p), n - i, aligned);
+        store_span(d_up + i, Span<T>::of(du), n - i, aligned);
+        store_span(d_gate + i, Span<T>::of(dg), n - i, aligned);
     }
 }
 

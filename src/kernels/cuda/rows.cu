@@ -10,11 +10,30 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// Values of `Span<T>::LANES` columns, f32.
+// f32 values of the columns of a `Span<T>`.
 template <class T>
 struct Columns {
-    static constexpr int LANES = Span<T>::LANES;
+    static constexpr int LANES = Span<T>::LANES, QUAD = Span<float>::LANES;
     float values[LANES];
+
+    // As `load_span` and `store_span`.
+    __device__ static Columns load(const float* from, long long count, bool aligned) {
+        Span<float> quads[LANES / QUAD];
+        Columns columns;
+#pragma unroll
+        for (int q = 0; q < LANES / QUAD; ++q) quads[q] = load_span(from + q * QUAD, count - q * QUAD, aligned);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) columns.values[lane] = quads[lane / QUAD][lane % QUAD];
+        return columns;
+    }
+    __device__ void store(float* to, long long count, bool aligned) const {
+#pragma unroll
+        for (int lane = 0; lane < LANES; lane += QUAD) {
+            const Span<float> quad =
+                Span<float>::of({values[lane], values[lane + 1], values[lane + 2], values[lane + 3]});
+            store_span(to + lane, quad, count - lane, aligned);
+        }
+    }
 
     __device__ void add(const Span<T>& term) {
 #pragma unroll
@@ -22,12 +41,28 @@ struct Columns {
     }
 };
 
+// total += load(i) for i = begin, begin + step, .. below end, one after the other, but eight on their way at a time.
+template <class T, class Load>
+__device__ void add_in_order(Columns<T>& total, int begin, int end, int step, const Load& load) {
+    constexpr int AHEAD = 8;
+    for (int i = begin; i < end; i += AHEAD * step) {
+        Span<T> terms[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k) {
+            if (i + k * step < end) terms[k] = load(i + k * step);
+        }
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k) {
+            if (i + k * step < end) total.add(terms[k]);
+        }
+    }
+}
+
 // to[0..width] = from[0..width], by the threads of a block.
 template <class T>
 __device__ void copy_row(T* to, const T* from, int width) {
     constexpr int LANES = Span<T>::LANES;
     const bool aligned = lies_on_spans(to) && lies_on_spans(from);
-#pragma unroll 2
     for (int column = threadIdx.x * LANES; column < width; column += THREADS * LANES) {
         store_span(to + column, load_span(from + column, width - column, aligned), width - column, aligned);
     }
@@ -43,35 +78,22 @@ __device__ void scatter_rows(T* out, const T* in, const unsigned* rows, int widt
     copy_row(out + (long long)rows[blockIdx.x] * width, in + (long long)blockIdx.x * width, width);
 }
 
-// A thread owns columns of its block's slot. Rows are added one after the other, but four are on their way at a time.
+// A thread owns columns of its block's slot.
 template <class T>
 __device__ void add_rows_by_slot(float* sum, const T* rows, const unsigned* offsets, const unsigned* order, int width) {
-    constexpr int LANES = Span<T>::LANES, QUAD = Span<float>::LANES;
+    constexpr int LANES = Span<T>::LANES;
     const bool aligned = lies_on_spans(rows, width);
     const bool sum_aligned = lies_on_spans(sum, width);
-    const unsigned begin = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
+    const int begin = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
     if (begin == end) return;
     sum += (long long)blockIdx.x * width;
     for (int column = threadIdx.x * LANES; column < width; column += THREADS * LANES) {
         const int left = width - column;
-        Columns<T> total;
-#pragma unroll
-        for (int lane = 0; lane < LANES; lane += QUAD) {
-            const Span<float> quad = load_span(sum + column + lane, left - lane, sum_aligned);
-#pragma unroll
-            for (int i = 0; i < QUAD; ++i) total.values[lane + i] = quad[i];
-        }
-#pragma unroll 4
-        for (unsigned i = begin; i < end; ++i) {
-            total.add(load_span(rows + (long long)order[i] * width + column, left, aligned));
-        }
-#pragma unroll
-        for (int lane = 0; lane < LANES; lane += QUAD) {
-            Span<float> quad;
-#pragma unroll
-            for (int i = 0; i < QUAD; ++i) quad.set(i, total.values[lane + i]);
-            store_span(sum + column + lane, quad, left - lane, sum_aligned);
-        }
+        Columns<T> total = Columns<T>::load(sum + column, left, sum_aligned);
+        add_in_order(total, begin, end, 1, [&](int i) {
+            return load_span(rows + (long long)order[i] * width + column, left, aligned);
+        });
+        total.store(sum + column, left, sum_aligned);
     }
 }
 
@@ -86,16 +108,17 @@ __device__ void fill_rows(T* y, const T* bias, const T* residual, long long n, i
     const int column_step = (int)(step % width);
     int column = (int)(grid_thread() * LANES % width);
     for (long long i = grid_thread() * LANES; i < n; i += step) {
-        Span<T> added = {}, shift = {}, filled;
+        Span<T> added = {}, shift = {};
         if (residual) added = load_span(residual + i, n - i, aligned);
         if (bias && bias_aligned) shift = load_span(bias + column, LANES, true);
+        float filled[LANES];
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) filled[lane] = shift[lane] + added[lane];
         if (bias && !bias_aligned) {
 #pragma unroll
-            for (int lane = 0; lane < LANES; ++lane) shift.values[lane] = bias[(column + lane) % width];
+            for (int lane = 0; lane < LANES; ++lane) filled[lane] += to_f32(bias[(column + lane) % width]);
         }
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) filled.set(lane, shift[lane] + added[lane]);
-        store_span(y + i, filled, n - i, aligned);
+        store_span(y + i, Span<T>::of(filled), n - i, aligned);
         column += column_step;
         if (column >= width) column -= width;
     }
@@ -116,10 +139,9 @@ __device__ void column_sums(float* partials, const T* x, int rows, int width, in
 
     Columns<T> total = {};
     if (column < width) {
-#pragma unroll 4
-        for (int row = begin + group; row < end; row += GROUPS) {
-            total.add(load_span(x + (long long)row * width + column, width - column, aligned));
-        }
+        add_in_order(total, begin + group, end, GROUPS, [&](int row) {
+            return load_span(x + (long long)row * width + column, width - column, aligned);
+        });
     }
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) sums[group][within + lane] = total.values[lane];
@@ -134,17 +156,13 @@ __device__ void column_sums(float* partials, const T* x, int rows, int width, in
 
 template <class T>
 __device__ void add(float* sum, const T* term, long long n) {
-    constexpr int LANES = Span<T>::LANES, QUAD = Span<float>::LANES;
+    constexpr int LANES = Span<T>::LANES;
     const bool aligned = lies_on_spans(sum) && lies_on_spans(term);
     for (long long i = grid_thread() * LANES; i < n; i += grid_threads() * LANES) {
         const Span<T> added = load_span(term + i, n - i, aligned);
-#pragma unroll
-        for (int lane = 0; lane < LANES; lane += QUAD) {
-            Span<float> quad = load_span(sum + i + lane, n - i - lane, aligned);
-#pragma unroll
-            for (int j = 0; j < QUAD; ++j) quad.values[j] += added[lane + j];
-            store_span(sum + i + lane, quad, n - i - lane, aligned);
-        }
+        Columns<T> total = Columns<T>::load(sum + i, n - i, aligned);
+        total.add(added);
+        total.store(sum + i, n - i, aligned);
     }
 }
 
@@ -227,10 +245,11 @@ extern "C" __global__ void scale(float* sum, float factor, long long n) {
     constexpr int LANES = Span<float>::LANES;
     const bool aligned = lies_on_spans(sum);
     for (long long i = grid_thread() * LANES; i < n; i += grid_threads() * LANES) {
-        Span<float> values = load_span(sum + i, n - i, aligned);
+        const Span<float> values = load_span(sum + i, n - i, aligned);
+        float scaled[LANES];
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) values.values[lane] *= factor;
-        store_span(sum + i, values, n - i, aligned);
+        for (int lane = 0; lane < LANES; ++lane) scaled[lane] = values[lane] * factor;
+        store_span(sum + i, Span<float>::of(scaled), n - i, aligned);
     }
 }
 
@@ -239,7 +258,6 @@ extern "C" __global__ void squares_partials(double* partials, const float* x, lo
     constexpr int LANES = Span<float>::LANES;
     const bool aligned = lies_on_spans(x);
     double sum = 0.0;
-#pragma unroll 2
     for (long long i = grid_thread() * LANES; i < n; i += grid_threads() * LANES) {
         const Span<float> values = load_span(x + i, n - i, aligned);
 #pragma unroll
