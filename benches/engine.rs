@@ -15,8 +15,9 @@ use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, Indices, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
+use rmtrain::optim::config::MomentKind;
 use rmtrain::optim::{self, AdamW};
 use rmtrain::trainer::memory::Memory;
 use rmtrain::trainer::step::{StepPlan, step};
@@ -218,7 +219,7 @@ fn training(c: &mut Criterion) {
             objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
         ],
         micro_batch_tokens: config.micro_batch_tokens,
-        memory: Memory::new(model.config(), &config, true),
+        memory: Memory::new(model.config(), Freeze::default(), MomentKind::F32, &config, true),
     };
     let mut gradients = model.gradients().unwrap();
     let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;
@@ -237,13 +238,15 @@ fn training(c: &mut Criterion) {
         b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &head));
     });
     // The gradients are those of the last step above: the update does not consume them.
-    let optim = optim::Config::default();
-    let mut adamw = AdamW::new(&optim, model.parameters()).unwrap();
     group.measurement_time(Duration::from_secs(1));
     group.throughput(Throughput::Elements(model.config().parameter_count()));
-    group.bench_function("adamw", |b| {
-        b.iter(|| adamw.step(model.parameters_mut(), black_box(&gradients), optim.lr, 1.0).unwrap());
-    });
+    for (name, moments) in [("adamw", MomentKind::F32), ("adamw 8-bit", MomentKind::EightBit)] {
+        let optim = optim::Config { moments, ..optim::Config::default() };
+        let mut adamw = AdamW::new(&optim, model.parameters()).unwrap();
+        group.bench_function(name, |b| {
+            b.iter(|| adamw.step(model.parameters_mut(), black_box(&gradients), optim.lr, 1.0).unwrap());
+        });
+    }
     group.finish();
 }
 

@@ -1,57 +1,118 @@
 //! AdamW's moments as a safetensors file, by parameter name.
 
+use crate::base::reader::Words;
 use crate::kernels::accumulator;
-use crate::model::config::Dtype;
-use crate::model::weights::{TensorSpec, WeightFiles, write_safetensors};
-use crate::optim::{AdamW, Parameters};
+use crate::model::weights::{StoredDtype, TensorSpec, Values, WeightFiles, write_safetensors};
+use crate::optim::config::MomentKind;
+use crate::optim::{AdamW, Moments, Parameters};
 use crate::{Error, Result};
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 const FILE: &str = "optimizer.safetensors";
 const STEPS: &str = "steps";
+/// The word of the configuration; a file without it holds f32.
+const KIND: &str = "moments";
 /// torch.optim's names for the two moments.
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
+/// Largest magnitudes of the blocks of a moment in eight bits.
+const FIRST_SCALES: &str = "exp_avg_absmax.";
+const SECOND_SCALES: &str = "exp_avg_sq_absmax.";
+
+/// Values that are restored together. Where all of them are zero nothing is written, so that memory that was never
+/// touched before the run was interrupted is not touched after it: a page of f32.
+const RESTORED_TOGETHER: usize = 1024;
 
 /// Writes the moments and the number of updates.
 pub fn write(folder: &Path, optimizer: &AdamW, parameters: &Parameters) -> Result<()> {
     let mut specs = Vec::new();
     let mut values: HashMap<String, &Var> = HashMap::new();
-    for ((_, parameter), moments) in parameters.iter().zip(optimizer.moments()) {
-        for (prefix, moment) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
-            let name = format!("{prefix}{}", parameter.name);
-            specs.push(TensorSpec { name: name.clone(), shape: moment.dims().to_vec(), dtype: Dtype::F32 });
-            values.insert(name, moment);
-        }
+    for (name, variable) in variables(optimizer, parameters) {
+        let dtype = if variable.dtype() == DType::U8 { StoredDtype::U8 } else { StoredDtype::F32 };
+        specs.push(TensorSpec { name: name.clone(), shape: variable.dims().to_vec(), dtype });
+        values.insert(name, variable);
     }
-    let metadata = BTreeMap::from([(STEPS.to_owned(), optimizer.steps().to_string())]);
+    let steps = (STEPS.to_owned(), optimizer.steps().to_string());
+    let metadata = BTreeMap::from([steps, (KIND.to_owned(), optimizer.kind().word().to_owned())]);
     write_safetensors(&folder.join(FILE), &specs, &metadata, |spec| {
-        Ok(Cow::Owned(values[&spec.name].flatten_all()?.to_vec1::<f32>()?))
+        let flat = values[&spec.name].flatten_all()?;
+        Ok(match spec.dtype {
+            StoredDtype::U8 => Values::Bytes(Cow::Owned(flat.to_vec1()?)),
+            _ => Values::Floats(Cow::Owned(flat.to_vec1()?)),
+        })
     })
 }
 
-/// Restores what [`write`] wrote into an optimizer of the same parameters.
+/// Restores what [`write`] wrote into an optimizer of the same parameters, whose moments are zero.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] or [`Error::Model`] naming the missing or misshapen moment.
+/// [`Error::Checkpoint`] if moments are kept in another way there, [`Error::Model`] naming a missing or misshapen one.
 pub fn read(folder: &Path, optimizer: &mut AdamW, parameters: &Parameters) -> Result<()> {
     let path = folder.join(FILE);
     let files = WeightFiles::open_file(&path)?;
     let steps = files.metadata().get(STEPS).and_then(|s| s.parse().ok());
     let steps = steps.ok_or_else(|| Error::checkpoint(&path, format!("has no `{STEPS}` in its metadata")))?;
-    for ((_, parameter), moments) in parameters.iter().zip(optimizer.moments()) {
-        for (prefix, moment) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
-            let values = files.read_f32(&format!("{prefix}{}", parameter.name), moment.dims())?;
-            if moment.device().is_cpu() {
-                accumulator::edit(moment, |old| old.copy_from_slice(&values))?;
-            } else {
-                moment.set(&Tensor::from_vec(values, moment.shape(), moment.device())?)?;
+    let found = files.metadata().get(KIND).map_or(MomentKind::F32.word(), String::as_str);
+    let expected = optimizer.kind().word();
+    if found != expected {
+        return Err(Error::checkpoint(
+            &path,
+            format!("holds moments of the kind \"{found}\", expected \"{expected}\" as optim.moments says"),
+        ));
+    }
+    for (name, variable) in variables(optimizer, parameters) {
+        let (shape, device) = (variable.shape(), variable.device());
+        match (variable.dtype(), device.is_cpu()) {
+            (DType::U8, true) => {
+                let values = files.read_u8(&name, shape.dims())?;
+                accumulator::edit_bytes(variable, |zeros| restore(zeros, &values, |value| value == 0))?;
+            }
+            (DType::U8, false) => {
+                variable.set(&Tensor::from_vec(files.read_u8(&name, shape.dims())?, shape, device)?)?;
+            }
+            (_, true) => {
+                let values = files.read_f32(&name, shape.dims())?;
+                accumulator::edit(variable, |zeros| restore(zeros, &values, |value| value.to_bits() == 0))?;
+            }
+            (_, false) => {
+                variable.set(&Tensor::from_vec(files.read_f32(&name, shape.dims())?, shape, device)?)?;
             }
         }
     }
     optimizer.resume_at(steps);
     Ok(())
+}
+
+/// Writes `values` over zeros.
+fn restore<T: Copy>(zeros: &mut [T], values: &[T], is_zero: impl Fn(T) -> bool) {
+    for (zeros, values) in zeros.chunks_mut(RESTORED_TOGETHER).zip(values.chunks(RESTORED_TOGETHER)) {
+        if !values.iter().all(|value| is_zero(*value)) {
+            zeros.copy_from_slice(values);
+        }
+    }
+}
+
+/// Everything that is kept from step to step, by the name that it is stored under.
+fn variables<'a>(optimizer: &'a AdamW, parameters: &Parameters) -> Vec<(String, &'a Var)> {
+    let mut variables = Vec::new();
+    for ((_, parameter), moments) in parameters.iter().zip(optimizer.moments()) {
+        let mut add = |prefix, variable| variables.push((format!("{prefix}{}", parameter.name), variable));
+        match moments {
+            None => {}
+            Some(Moments::F32 { first, second }) => {
+                add(FIRST, first);
+                add(SECOND, second);
+            }
+            Some(Moments::EightBit { first, second }) => {
+                add(FIRST, &first.codes);
+                add(FIRST_SCALES, &first.scales);
+                add(SECOND, &second.codes);
+                add(SECOND_SCALES, &second.scales);
+            }
+        }
+    }
+    variables
 }

@@ -1,13 +1,16 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
 use super::datasets;
+use crate::base::reader::Words;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::hub::HubSettings;
 use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::weights::WeightFiles;
-use crate::model::{DecoderConfig, DeviceChoice, config_json};
+use crate::model::{DecoderConfig, DeviceChoice, Freeze, config_json};
+use crate::optim::config::MomentKind;
+use crate::trainer::memory::ParameterBytes;
 use crate::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,10 +25,12 @@ const SPLIT_FILES: [&str; 5] = [
 ];
 
 /// What is known about a run before it starts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Preflight {
     /// The decoder's shape, unless it is on the hub and not in the cache.
     pub decoder: Option<DecoderConfig>,
+    freeze: Freeze,
+    moments: MomentKind,
     /// What could not be checked, or will only show later.
     pub hints: Vec<String>,
     problems: Vec<String>,
@@ -36,7 +41,13 @@ pub struct Preflight {
 /// # Errors
 /// [`Error::Config`] for the file `path` with every problem at once, each with its key.
 pub fn check(path: &Path, config: &RunConfig) -> Result<Preflight> {
-    let mut found = Preflight::default();
+    let mut found = Preflight {
+        decoder: None,
+        freeze: config.model.freeze,
+        moments: config.optim.moments,
+        hints: Vec::new(),
+        problems: Vec::new(),
+    };
     found.check_model(config);
     found.check_data(config);
     found.check_device(config);
@@ -79,6 +90,7 @@ impl Preflight {
                 path.display()
             ));
         }
+        self.problems.extend(self.decoder.as_ref().and_then(|d| model.freeze.problem(d.num_layers)));
         if let Some(decoder) = &self.decoder
             && config.data.max_length > decoder.max_position_embeddings
         {
@@ -251,20 +263,22 @@ impl fmt::Display for Preflight {
         let Some(decoder) = &self.decoder else {
             return write!(f, "parameters: not known before the model is fetched");
         };
-        let parameters = decoder.parameter_count();
-        // f32 each: the master weight, its gradient, and AdamW's two moments.
-        let bytes = |copies: u64| gib(4 * copies * parameters);
+        let bytes = ParameterBytes::new(decoder, self.freeze, self.moments);
+        let frozen = bytes.masters - bytes.gradients;
+        let frozen = (frozen > 0).then(|| format!(", {} of them frozen", grouped(frozen / 4)));
         write!(
             f,
-            "parameters: {} ({} layers, hidden {}, vocabulary {})\n\
-             memory: {} for f32 master weights, {} for gradients, {} for AdamW's moments; activations come on top",
-            grouped(parameters),
+            "parameters: {}{} ({} layers, hidden {}, vocabulary {})\n\
+             memory: {} for f32 master weights, {} for gradients, {} for AdamW's moments ({}); activations come on top",
+            grouped(decoder.parameter_count()),
+            frozen.unwrap_or_default(),
             decoder.num_layers,
             decoder.hidden_size,
             decoder.vocab_size,
-            bytes(1),
-            bytes(1),
-            bytes(2),
+            gib(bytes.masters),
+            gib(bytes.gradients),
+            gib(bytes.moments),
+            self.moments.word(),
         )
     }
 }

@@ -70,8 +70,11 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     }
     let loader = Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
     let mut batches = loader.peekable();
+    let on_cpu = model.device().is_cpu();
+    let memory =
+        Memory::new(model.config(), config.model.freeze, config.optim.moments, &config.train, on_cpu);
     if let Some(Ok(batch)) = batches.peek() {
-        print_plan(&run, &model, store.len(), total_steps, batch);
+        print_plan(&run, &model, memory, store.len(), total_steps, batch);
         print_example(&tokenizer, batch);
     }
     let pad_token_id = match &run.resume {
@@ -90,6 +93,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         objective: config.objective.clone(),
         optim: &config.optim,
         config: &config.train,
+        memory,
         eval_options: eval::Options {
             max_length: config.data.max_length,
             overlong: config.data.overlong,
@@ -202,7 +206,7 @@ fn load_model(run: &Run) -> Result<RewardModel> {
     let device = config.train.device.open()?;
     let head = HeadInit { std: config.model.head_init_std, seed: config.train.seed };
     let dtype = config.model.dtype;
-    let model = match (&run.resume, &config.model.source) {
+    let mut model = match (&run.resume, &config.model.source) {
         (Some((checkpoint, _)), _) => RewardModel::load(checkpoint, &device, dtype, head)?,
         (None, Source::Path(source)) => {
             let folder = hub::resolve_model(source, config.model.revision.as_deref())?;
@@ -210,6 +214,7 @@ fn load_model(run: &Run) -> Result<RewardModel> {
         }
         (None, Source::Random(shape)) => RewardModel::random(shape, &device, dtype, head)?,
     };
+    model.freeze(config.model.freeze)?;
     let positions = model.config().max_position_embeddings;
     if config.data.max_length > positions {
         return Err(Error::Usage(format!(
@@ -246,7 +251,7 @@ fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, tota
 }
 
 /// What is going to happen, before the first step.
-fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batch: &Batch) {
+fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_steps: u64, batch: &Batch) {
     let config = &run.config;
     let (packed, plain) = token_counts(&batch.pairs);
     let per_pair = plain as f64 / batch.pairs.len() as f64;
@@ -258,13 +263,16 @@ fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batc
         count(per_pair * trained),
         count(packed as f64 / plain as f64 * per_pair * trained),
     );
-    let memory = Memory::new(model.config(), &config.train, model.device().is_cpu());
     let largest = packed.min(config.train.micro_batch_tokens);
     let activations = memory.choose(packed, largest);
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let trained = model.parameters().trained_count();
+    let frozen = model.config().parameter_count() - trained as u64;
+    let frozen = (frozen > 0).then(|| format!(", {} of them frozen", count(frozen as f64)));
     eprintln!(
-        "model: {} parameters in {:?} on {}; head {}",
+        "model: {} parameters{} in {:?} on {}; head {}",
         count(model.config().parameter_count() as f64),
+        frozen.unwrap_or_default(),
         model.dtype(),
         config.train.device,
         if model.head_was_drawn() { "drawn" } else { "kept" },

@@ -120,6 +120,7 @@ impl RunConfig {
                 revision: None,
                 dtype: None,
                 head_init_std: model::config::HeadInitStd::InverseSqrtHidden,
+                freeze: model::Freeze::default(),
             }
         });
         let data_place = root.place_of("data").cloned();

@@ -7,6 +7,8 @@ use super::gemm::{Matrix, Threads, matmul};
 use super::host;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -266,24 +268,57 @@ fn squares(values: &[f32]) -> f64 {
 }
 }
 
-/// Lets `f` rewrite the values of a CPU f32 tensor in place.
-pub fn edit(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
-    struct Edit<F>(std::cell::Cell<Option<F>>);
-    impl<F: FnOnce(&mut [f32])> InplaceOp1 for Edit<F> {
+/// Lets `f` rewrite the values of a CPU f32 tensor in place, and returns what it returns.
+pub fn edit<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    edit_values(tensor, f)
+}
+
+/// [`edit`] for a u8 tensor.
+pub fn edit_bytes<R>(tensor: &Tensor, f: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
+    edit_values(tensor, f)
+}
+
+trait Value: Sized {
+    fn values(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Value for f32 {
+    fn values(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Value for u8 {
+    fn values(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U8(values) = storage { Some(values) } else { None }
+    }
+}
+
+fn edit_values<T: Value, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+    struct Edit<T, F, R> {
+        f: Cell<Option<F>>,
+        result: Cell<Option<R>>,
+        values: PhantomData<T>,
+    }
+    impl<T: Value, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for Edit<T, F, R> {
         fn name(&self) -> &'static str {
             "edit"
         }
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            match (storage, layout.contiguous_offsets(), self.0.take()) {
-                (CpuStorage::F32(values), Some((start, end)), Some(f)) => {
-                    f(&mut values[start..end]);
+            match (T::values(storage), layout.contiguous_offsets(), self.f.take()) {
+                (Some(values), Some((start, end)), Some(f)) => {
+                    self.result.set(Some(f(&mut values[start..end])));
                     Ok(())
                 }
-                _ => candle_core::bail!("only a contiguous f32 tensor on the CPU can be edited in place"),
+                _ => candle_core::bail!(
+                    "only a contiguous tensor on the CPU can be edited in place, and as the type that it has"
+                ),
             }
         }
     }
-    tensor.inplace_op1(&Edit(std::cell::Cell::new(Some(f))))
+    let edit = Edit { f: Cell::new(Some(f)), result: Cell::new(None), values: PhantomData };
+    tensor.inplace_op1(&edit)?;
+    edit.result.into_inner().ok_or_else(|| candle_core::Error::Msg("the values were not edited".into()))
 }
 
 /// [`edit`] for several tensors at once, which must be different ones.
@@ -298,12 +333,7 @@ fn edit_all(tensors: &[&Tensor], f: impl FnOnce(&mut [&mut [f32]])) -> Result<()
             f(&mut values);
             return Ok(());
         };
-        let mut outcome = Ok(());
-        edit(first, |first| {
-            let values = values.into_iter().chain([first]).collect();
-            outcome = collect(others, values, f);
-        })?;
-        outcome
+        edit(first, |first| collect(others, values.into_iter().chain([first]).collect(), f))?
     }
     let mut f = Some(f);
     collect(tensors, Vec::new(), &mut |values| {

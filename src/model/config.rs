@@ -1,5 +1,6 @@
 //! `[model]`: what is trained and in which precision.
 
+use super::Freeze;
 use super::decoder_config::DecoderConfig;
 use crate::base::located::{Located, Place, Table, Value as Toml};
 use crate::base::reader::{POSITIVE, Section, Words};
@@ -20,6 +21,7 @@ pub struct Config {
     /// Compute precision; masters and moments are f32 whatever it is. `None`: f32 on the CPU, bf16 on CUDA.
     pub dtype: Option<Dtype>,
     pub head_init_std: HeadInitStd,
+    pub freeze: Freeze,
 }
 
 /// Where the weights come from.
@@ -107,6 +109,10 @@ impl Config {
                 .number_or("head_init_std", POSITIVE, INVERSE_SQRT_HIDDEN)
                 .flatten()
                 .map_or(HeadInitStd::InverseSqrtHidden, HeadInitStd::Value),
+            freeze: Freeze {
+                embeddings: section.boolean("freeze_embeddings").unwrap_or_default(),
+                layers: section.count("freeze_layers", 0..=u64::MAX).unwrap_or_default(),
+            },
         };
         section.finish();
         config
@@ -126,6 +132,8 @@ impl Config {
             HeadInitStd::Value(std) => Some(std),
         };
         out.entry("head_init_std", OrWord(std, INVERSE_SQRT_HIDDEN));
+        out.entry("freeze_embeddings", self.freeze.embeddings);
+        out.entry("freeze_layers", self.freeze.layers);
         if let Source::Random(shape) = &self.source {
             out.header("[model.random]");
             for (key, value) in shape.iter().filter(|(_, value)| !value.is_null()) {

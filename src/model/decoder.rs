@@ -2,7 +2,7 @@
 
 use super::layer::{Context, Layer, Linear, Saved};
 use super::rotary::Rotary;
-use super::{DecoderConfig, Pack};
+use super::{DecoderConfig, Freeze, Pack};
 use crate::kernels::{embedding, rms_norm};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use candle_core::{DType, Device, Result, Tensor};
@@ -26,12 +26,14 @@ pub struct Decoder {
     layers: Vec<Layer>,
     final_norm: ParameterId,
     rotary: Rotary,
+    freeze: Freeze,
 }
 
 /// What one forward pass left for its backward.
 #[derive(Debug)]
 pub struct Tape {
     pack: Pack,
+    /// Of the layers that need a backward: all, or the upper ones.
     layers: Vec<Record>,
     /// Input of the final norm, [S, H].
     last: Tensor,
@@ -75,12 +77,18 @@ impl Decoder {
             layers: (0..config.num_layers).map(layer).collect::<Result<_>>()?,
             final_norm: find("model.norm.weight".into())?,
             rotary: Rotary::new(config, device)?,
+            freeze: Freeze::default(),
         })
     }
 
     /// The token embedding, whose gradient is sparse.
     pub fn embedding(&self) -> ParameterId {
         self.embedding
+    }
+
+    /// Asks for no gradient of this part from here on.
+    pub(super) fn freeze(&mut self, freeze: Freeze) {
+        self.freeze = freeze;
     }
 
     /// Hidden states of the last tokens after the final norm, [S, H] in f32, and the tape if one was asked for.
@@ -91,8 +99,10 @@ impl Decoder {
         keep: Keep,
     ) -> Result<(Tensor, Option<Tape>)> {
         let mut records = Vec::new();
-        let last = self.run(parameters, pack, |_, _, saved, x| {
+        let first = self.freeze.layers_without_backward();
+        let last = self.run(parameters, pack, |i, _, saved, x| {
             match keep {
+                _ if i < first => {}
                 Keep::Nothing => {}
                 Keep::LayerInputs => records.push(Record::Input(x.clone())),
                 Keep::Activations => records.push(Record::Activations(Box::new(saved))),
@@ -104,7 +114,7 @@ impl Decoder {
         Ok((hidden, tape))
     }
 
-    /// Adds every parameter's gradient, given that of the hidden states, [S, H] in f32.
+    /// Adds the gradient of every parameter that is not frozen, given that of the hidden states, [S, H] in f32.
     pub fn backward(
         &self,
         parameters: &Parameters,
@@ -128,7 +138,11 @@ impl Decoder {
                 Record::Activations(saved) => *saved,
                 Record::Input(x) => layer.forward(&context, &x, last_only)?.1,
             };
-            dx = layer.backward(&context, gradients, &saved, &dx, last_only)?;
+            let sums = (i >= self.freeze.layers).then_some(gradients);
+            dx = layer.backward(&context, sums, &saved, &dx, last_only)?;
+        }
+        if self.freeze.embeddings {
+            return Ok(());
         }
         gradients.add_rows(self.embedding, &pack.ids, &dx.to_dtype(DType::F32)?)
     }

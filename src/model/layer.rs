@@ -2,7 +2,7 @@
 
 use super::{DecoderConfig, Pack};
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::{embedding, linear, rms_norm, rope, rope::Table, swiglu};
+use crate::kernels::{Accumulator, embedding, linear, rms_norm, rope, rope::Table, swiglu};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use candle_core::{Result, Tensor};
 
@@ -97,11 +97,12 @@ impl Layer {
         Ok((y, Saved { x: x.clone(), q, k, v, attention, middle, gate, up }))
     }
 
-    /// Adds the layer's parameter gradients and returns that of its input, [N, H].
+    /// Adds the layer's parameter gradients, unless it is frozen and there are none to add to, and returns that of its
+    /// input, [N, H].
     pub(super) fn backward(
         &self,
         context: &Context,
-        gradients: &Gradients,
+        gradients: Option<&Gradients>,
         saved: &Saved,
         dy: &Tensor,
         last_only: bool,
@@ -115,20 +116,29 @@ impl Layer {
         let weight = |linear: &Linear| parameters.tensor(linear.weight);
         let d_product = linear::input_gradient([(dy, weight(&self.down))])?;
         let swiglu::Gradient { gate: d_gate, up: d_up, product } = swiglu::backward(&d_product, gate, up)?;
-        linear::weight_gradients(&product, [self.down.gradients(gradients, dy)], &groups_after)?;
+        if let Some(gradients) = gradients {
+            linear::weight_gradients(&product, [self.down.gradients(gradients, dy)], &groups_after)?;
+        }
         drop((d_product, product));
         let norm = parameters.tensor(self.post_attention_norm);
-        let normed = rms_norm::forward(middle, norm, eps)?;
-        let projections = [self.gate.gradients(gradients, &d_gate), self.up.gradients(gradients, &d_up)];
-        linear::weight_gradients(&normed, projections, &groups_after)?;
-        drop(normed);
+        if let Some(gradients) = gradients {
+            let normed = rms_norm::forward(middle, norm, eps)?;
+            let projections = [self.gate.gradients(gradients, &d_gate), self.up.gradients(gradients, &d_up)];
+            linear::weight_gradients(&normed, projections, &groups_after)?;
+        }
         let d_normed = linear::input_gradient([(&d_gate, weight(&self.gate)), (&d_up, weight(&self.up))])?;
         drop((d_gate, d_up));
-        let d_norm = gradients.sum(self.post_attention_norm);
+        // The gradient of a norm's weight comes with that of its input; a frozen layer's is dropped.
+        let unused = Accumulator::zeros(norm.shape(), norm);
+        let sum = |id| gradients.map_or(&unused, |gradients| gradients.sum(id));
+        let d_norm = sum(self.post_attention_norm);
         let d_middle = rms_norm::backward(&d_normed, middle, norm, eps, Some(dy), d_norm, &groups_after)?;
 
-        let attended = rows(&attention.values, pack, last_only)?;
-        linear::weight_gradients(&attended, [self.output.gradients(gradients, &d_middle)], &groups_after)?;
+        if let Some(gradients) = gradients {
+            let attended = rows(&attention.values, pack, last_only)?;
+            let projections = [self.output.gradients(gradients, &d_middle)];
+            linear::weight_gradients(&attended, projections, &groups_after)?;
+        }
         let d_attention = linear::input_gradient([(&d_middle, weight(&self.output))])?;
         let d_attention = spread(&d_attention, pack, last_only)?;
         let (dq, dk, dv) = attention::backward(&d_attention, attention, q, k, v, &pack.families, heads)?;
@@ -136,20 +146,22 @@ impl Layer {
         let dq = rope::backward(&dq, &pack.positions, table)?;
         let dk = rope::backward(&dk, &pack.positions, table)?;
         let norm = parameters.tensor(self.input_norm);
-        let normed = rms_norm::forward(x, norm, eps)?;
-        let projections = [
-            self.query.gradients(gradients, &dq),
-            self.key.gradients(gradients, &dk),
-            self.value.gradients(gradients, &dv),
-        ];
-        linear::weight_gradients(&normed, projections, &groups)?;
+        if let Some(gradients) = gradients {
+            let normed = rms_norm::forward(x, norm, eps)?;
+            let projections = [
+                self.query.gradients(gradients, &dq),
+                self.key.gradients(gradients, &dk),
+                self.value.gradients(gradients, &dv),
+            ];
+            linear::weight_gradients(&normed, projections, &groups)?;
+        }
         let d_normed = linear::input_gradient([
             (&dq, weight(&self.query)),
             (&dk, weight(&self.key)),
             (&dv, weight(&self.value)),
         ])?;
         let residual = spread(&d_middle, pack, last_only)?;
-        let d_norm = gradients.sum(self.input_norm);
+        let d_norm = sum(self.input_norm);
         rms_norm::backward(&d_normed, x, norm, eps, Some(&residual), d_norm, &groups)
     }
 }

@@ -5,7 +5,7 @@ use super::config_json::{self, HeadKind, ModelConfig};
 use super::decoder::{Decoder, Keep, Tape};
 use super::decoder_config::HEAD_WEIGHT;
 use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
-use super::{DecoderConfig, Pack, reward_head};
+use super::{DecoderConfig, Freeze, Pack, reward_head};
 use crate::base::rng;
 use crate::optim::{Gradients, ParameterId, Parameters};
 use crate::{Error, Result, kernels};
@@ -166,6 +166,21 @@ impl RewardModel {
         &mut self.parameters
     }
 
+    /// Leaves a part of the model as it is from here on. Gradients and optimizers are made after this.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model has fewer layers than that.
+    pub fn freeze(&mut self, freeze: Freeze) -> Result<()> {
+        if let Some(problem) = freeze.problem(self.config.num_layers) {
+            return Err(Error::Usage(problem));
+        }
+        let ids: Vec<ParameterId> =
+            self.parameters.iter().filter(|(_, p)| freeze.covers(&p.name)).map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.parameters.freeze(id));
+        self.decoder.freeze(freeze);
+        Ok(())
+    }
+
     /// The head's parameter.
     pub fn head(&self) -> ParameterId {
         self.head
@@ -233,7 +248,7 @@ impl RewardModel {
             .config
             .parameter_shapes()
             .into_iter()
-            .map(|(name, shape)| TensorSpec { name, shape, dtype })
+            .map(|(name, shape)| TensorSpec { name, shape, dtype: dtype.into() })
             .collect();
         write_model(folder, &tensors, DEFAULT_MAX_SHARD_BYTES, |spec| {
             let parameter = self.parameters.id(&spec.name).map(|id| self.parameters.get(id));

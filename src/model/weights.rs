@@ -12,7 +12,7 @@ mod index;
 mod write;
 
 pub use safetensors::Dtype as StoredDtype;
-pub use write::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, write_model, write_safetensors};
+pub use write::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, Values, write_model, write_safetensors};
 
 use crate::base::nearest::edit_distance;
 use crate::base::{Error, Result};
@@ -118,13 +118,7 @@ impl WeightFiles {
     /// [`Error::Model`] for a missing tensor (with near names), another shape than `expected`, a dtype that is not
     /// a float, or a value that is not finite; [`Error::Io`] when the file cannot be read.
     pub fn read_f32(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(Error::model(&self.place, self.describe_missing(name, expected)));
-        };
-        let OpenFile { path, file } = &self.files[tensor.file];
-        if tensor.info.shape != expected {
-            return Err(Error::model(path, describe_misshapen(name, &tensor.info.shape, expected)));
-        }
+        let (tensor, OpenFile { path, file }) = self.find(name, expected)?;
         let Some(decode) = decoder_of(tensor.info.dtype) else {
             return Err(Error::model(
                 path,
@@ -163,6 +157,33 @@ impl WeightFiles {
             Some(Err(error)) => Err(error),
             _ => Ok(values),
         }
+    }
+
+    /// Reads one tensor of bytes, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a missing tensor, another shape than `expected` or another dtype than U8; [`Error::Io`].
+    pub fn read_u8(&self, name: &str, expected: &[usize]) -> Result<Vec<u8>> {
+        let (tensor, OpenFile { path, file }) = self.find(name, expected)?;
+        if tensor.info.dtype != StoredDtype::U8 {
+            let found = tensor.info.dtype;
+            return Err(Error::model(path, format!("tensor {name}: found dtype {found:?}, expected U8")));
+        }
+        let mut values = vec![0; expected.iter().product()];
+        read_at(file, &mut values, tensor.offset).map_err(Error::io(path))?;
+        Ok(values)
+    }
+
+    /// A tensor of this shape, and the file that it is in.
+    fn find(&self, name: &str, expected: &[usize]) -> Result<(&Located, &OpenFile)> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(Error::model(&self.place, self.describe_missing(name, expected)));
+        };
+        let file = &self.files[tensor.file];
+        if tensor.info.shape != expected {
+            return Err(Error::model(&file.path, describe_misshapen(name, &tensor.info.shape, expected)));
+        }
+        Ok((tensor, file))
     }
 
     /// Compares the tensors with `expected`; every missing, misshapen and unexpected one is in one message.

@@ -1,4 +1,6 @@
-//! AdamW with decoupled weight decay, f32 masters and moments, one fused pass on the CPU.
+//! AdamW with decoupled weight decay, f32 masters, one fused pass on the CPU. Here: what the kinds of moments share.
+//! The passes over f32 moments are in `plain`, those over moments of eight bits in `eight_bit`, and what becomes of both
+//! on a GPU in `on_cuda`.
 //!
 //! ```python
 //! # torch.optim.AdamW, step t >= 1
@@ -7,35 +9,31 @@
 //! p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
 //! ```
 
-use super::{Config, Gradient, Gradients, ParameterId, Parameters};
-use crate::kernels::accumulator::edit;
-use crate::kernels::{Accumulator, host, vectorized};
-use candle_core::{DType, Result, Tensor, Var};
-use rayon::prelude::*;
+mod eight_bit;
+mod on_cuda;
+mod plain;
 
-const VALUES_PER_TASK: usize = 1 << 14;
-/// Rows of a table, at least.
-const ROWS_PER_TASK: usize = 32;
+use super::config::MomentKind;
+use super::{Config, Gradients, Moments, ParameterId, Parameters};
+use crate::kernels::cuda;
+use candle_core::Result;
+use on_cuda::DeviceState;
 
-/// The optimizer's state: two moments a parameter, and the number of steps taken.
+/// The optimizer's state: two moments a trained parameter, and the number of steps taken.
 #[derive(Debug)]
 pub struct AdamW {
     betas: [f64; 2],
     eps: f64,
     weight_decay: f64,
+    kind: MomentKind,
     steps: u64,
-    moments: Vec<Moments>,
-    /// Of each parameter with row gradients, which rows a gradient ever reached; `None` until that is known. The
-    /// moments of the others are zero, so an update leaves them as they are but for their decay: they are not even
-    /// read, and what was never written takes no memory.
+    /// `None` for a frozen parameter.
+    moments: Vec<Option<Moments>>,
+    /// Of each parameter with row gradients and f32 moments, which rows a gradient ever reached; `None` until that is
+    /// known. The moments of the others are zero, so an update leaves them as they are but for their decay: they are
+    /// not even read, and what was never written takes no memory.
     reached: Vec<Option<Vec<bool>>>,
-}
-
-/// First and second moment of one parameter, f32, of its shape.
-#[derive(Debug, Clone)]
-pub struct Moments {
-    pub first: Var,
-    pub second: Var,
+    on_device: DeviceState,
 }
 
 /// The numbers of one update.
@@ -55,24 +53,25 @@ struct Update {
 }
 
 impl AdamW {
-    /// Zero moments for `parameters`.
+    /// Zero moments for what is trained of `parameters`.
     pub fn new(config: &Config, parameters: &Parameters) -> Result<Self> {
-        let zeros = |(_, p): (ParameterId, &super::Parameter)| {
-            let like = p.master();
-            let zeros = || Var::zeros(like.shape(), DType::F32, like.device());
-            Ok(Moments { first: zeros()?, second: zeros()? })
+        let zeros = |(_, parameter): (ParameterId, &super::Parameter)| {
+            let is_trained = !parameter.is_frozen;
+            is_trained.then(|| Moments::zeros(config.moments, parameter.master())).transpose()
         };
         Ok(Self {
             betas: config.betas,
             eps: config.eps,
             weight_decay: config.weight_decay,
+            kind: config.moments,
             steps: 0,
             moments: parameters.iter().map(zeros).collect::<Result<_>>()?,
             reached: parameters.iter().map(|(_, p)| Some(vec![false; p.master().dims()[0]])).collect(),
+            on_device: DeviceState::new(parameters.iter().count()),
         })
     }
 
-    /// Updates every parameter once. `scale` multiplies the gradients first.
+    /// Updates every trained parameter once. `scale` multiplies the gradients first.
     pub fn step(
         &mut self,
         parameters: &mut Parameters,
@@ -84,9 +83,10 @@ impl AdamW {
         let t = self.steps as f64;
         let [beta1, beta2] = self.betas;
         let state = self.moments.iter().zip(&mut self.reached);
-        for (((_, parameter), (_, gradient)), (moments, reached)) in
-            parameters.iter().zip(gradients.iter()).zip(state)
+        for (i, (((_, parameter), (_, gradient)), (moments, reached))) in
+            parameters.iter().zip(gradients.iter()).zip(state).enumerate()
         {
+            let Some(moments) = moments else { continue };
             let decay = if parameter.decays { self.weight_decay } else { 0.0 };
             let update = Update {
                 decay: (1.0 - learning_rate * decay) as f32,
@@ -99,18 +99,16 @@ impl AdamW {
                 eps: self.eps as f32,
                 scale: scale as f32,
             };
-            if host::is_host_f32(parameter.master()) {
-                match gradient {
-                    Gradient::Dense(sum) => {
-                        *reached = None;
-                        update_dense(update, parameter.master(), moments, sum)?;
-                    }
-                    Gradient::Rows { rows, sum } => {
-                        update_rows(update, parameter.master(), moments, reached, rows, sum)?;
-                    }
+            match moments {
+                _ if cuda::takes(parameter.master()) => {
+                    self.on_device.update(update, i, parameter, moments, gradient)?;
                 }
-            } else {
-                update_composed(update, parameter.master(), moments, gradient)?;
+                Moments::F32 { first, second } => {
+                    plain::update(update, parameter.master(), [first, second], reached, gradient)?;
+                }
+                Moments::EightBit { first, second } => {
+                    eight_bit::update(update, parameter.master(), [first, second], gradient)?;
+                }
             }
         }
         parameters.refresh()
@@ -121,8 +119,13 @@ impl AdamW {
         self.steps
     }
 
-    /// The moments of a parameter, to save them.
-    pub fn moments(&self) -> &[Moments] {
+    /// How moments are kept, small parameters' apart.
+    pub fn kind(&self) -> MomentKind {
+        self.kind
+    }
+
+    /// The moments of every parameter that is not frozen, to save them.
+    pub fn moments(&self) -> &[Option<Moments>] {
         &self.moments
     }
 
@@ -130,136 +133,28 @@ impl AdamW {
     pub fn resume_at(&mut self, steps: u64) {
         self.steps = steps;
         self.reached.fill(None);
+        self.on_device.resume();
     }
 }
 
-vectorized! {
-/// Updates slices of one length: parameter, moments and gradient.
-fn update_slice(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
-    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-        let g = g * u.scale;
-        *m = u.beta1 * *m + u.complement1 * g;
-        *v = u.beta2 * *v + u.complement2 * g * g;
-        let denominator = v.sqrt() * u.inverse_sqrt_correction2 + u.eps;
-        *p = u.decay * *p - u.step_size * (*m / denominator);
+impl Update {
+    /// One value of a parameter and its moments, given its gradient.
+    #[inline(always)]
+    fn apply(self, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
+        let g = g * self.scale;
+        *m = self.beta1 * *m + self.complement1 * g;
+        *v = self.beta2 * *v + self.complement2 * g * g;
+        let denominator = v.sqrt() * self.inverse_sqrt_correction2 + self.eps;
+        *p = self.decay * *p - self.step_size * (*m / denominator);
     }
-}
-}
-
-vectorized! {
-/// [`update_slice`] for a gradient of zero.
-fn update_without_gradient(u: Update, p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
-    for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
-        *m *= u.beta1;
-        *v *= u.beta2;
-        let denominator = v.sqrt() * u.inverse_sqrt_correction2 + u.eps;
-        *p = u.decay * *p - u.step_size * (*m / denominator);
-    }
-}
-}
-
-vectorized! {
-/// [`update_slice`] for a gradient of zero and moments of zero.
-fn decay_slice(decay: f32, p: &mut [f32]) {
-    p.iter_mut().for_each(|p| *p *= decay);
-}
-}
-
-fn update_dense(u: Update, parameter: &Var, moments: &Moments, sum: &Accumulator) -> Result<()> {
-    with_state(parameter, moments, |p, m, v| {
-        host::with(sum.tensor()?, |g| {
-            let chunks = p.par_chunks_mut(VALUES_PER_TASK).zip(m.par_chunks_mut(VALUES_PER_TASK));
-            let chunks = chunks.zip(v.par_chunks_mut(VALUES_PER_TASK)).zip(g.par_chunks(VALUES_PER_TASK));
-            chunks.for_each(|(((p, m), v), g)| update_slice(u, p, m, v, g));
-        })
-    })
-}
-
-/// Dense AdamW, where only `rows` have a gradient.
-fn update_rows(
-    u: Update,
-    parameter: &Var,
-    moments: &Moments,
-    reached: &mut Option<Vec<bool>>,
-    rows: &[u32],
-    sum: &Accumulator,
-) -> Result<()> {
-    let width = sum.tensor()?.dim(1)?;
-    with_state(parameter, moments, |p, m, v| {
-        let is_moving = |(m, v): (&[f32], &[f32])| m.iter().chain(v).any(|&moment| moment != 0.0);
-        let reached = reached.get_or_insert_with(|| {
-            m.par_chunks(width).zip(v.par_chunks(width)).map(is_moving).collect::<Vec<bool>>()
-        });
-        for &row in rows {
-            reached[row as usize] = true;
-        }
-        host::with(sum.tensor()?, |g| {
-            let rows_of = |values| <[f32]>::par_chunks_mut(values, width);
-            let table = rows_of(p).zip(rows_of(m)).zip(rows_of(v)).zip(&*reached).enumerate();
-            table.with_min_len(ROWS_PER_TASK).for_each(|(row, (((p, m), v), &reached))| {
-                match rows.binary_search(&(row as u32)) {
-                    Ok(slot) => update_slice(u, p, m, v, &g[slot * width..][..width]),
-                    // It still moves on its old moments.
-                    Err(_) if reached => update_without_gradient(u, p, m, v),
-                    Err(_) if u.decay != 1.0 => decay_slice(u.decay, p),
-                    Err(_) => {}
-                }
-            });
-        })
-    })
-}
-
-/// Lends the values of a parameter and its moments, all three mutable.
-fn with_state(
-    parameter: &Var,
-    moments: &Moments,
-    f: impl FnOnce(&mut [f32], &mut [f32], &mut [f32]) -> Result<()>,
-) -> Result<()> {
-    let mut outcome = Ok(());
-    edit(parameter, |p| {
-        outcome = (|| {
-            let mut outcome = Ok(());
-            edit(&moments.first, |m| {
-                outcome = (|| {
-                    let mut outcome = Ok(());
-                    edit(&moments.second, |v| outcome = f(p, m, v))?;
-                    outcome
-                })();
-            })?;
-            outcome
-        })();
-    })?;
-    outcome
-}
-
-fn update_composed(u: Update, parameter: &Var, moments: &Moments, gradient: &Gradient) -> Result<()> {
-    let dense;
-    let g: &Tensor = match gradient {
-        Gradient::Dense(sum) => sum.tensor()?,
-        Gradient::Rows { rows, sum } => {
-            let rows = Tensor::new(rows.as_slice(), parameter.device())?;
-            dense = parameter.zeros_like()?.index_add(&rows, sum.tensor()?, 0)?;
-            &dense
-        }
-    };
-    let [decay, beta1, beta2, complement1, complement2] =
-        [u.decay, u.beta1, u.beta2, u.complement1, u.complement2].map(f64::from);
-    let [step_size, correction, eps, scale] =
-        [u.step_size, u.inverse_sqrt_correction2, u.eps, u.scale].map(f64::from);
-    let g = (g * scale)?;
-    let m = ((moments.first.as_tensor() * beta1)? + (&g * complement1)?)?;
-    let v = ((moments.second.as_tensor() * beta2)? + (g.sqr()? * complement2)?)?;
-    let denominator = ((v.sqrt()? * correction)? + eps)?;
-    let p = ((parameter.as_tensor() * decay)? - ((&m / denominator)? * step_size)?)?;
-    moments.first.set(&m)?;
-    moments.second.set(&v)?;
-    parameter.set(&p)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::accumulator::edit;
     use crate::kernels::test_support::{assert_close, wave};
+    use candle_core::{DType, Var};
 
     fn config() -> Config {
         Config { weight_decay: 0.1, ..Config::default() }
@@ -350,13 +245,68 @@ mod tests {
                     eps: 1e-8,
                     scale: 1.0,
                 };
-                update_composed(update, p.master(), m, g)?;
+                let Some(Moments::F32 { first, second }) = m else { panic!("f32 moments") };
+                plain::update_composed(update, p.master(), [first, second], g)?;
             }
         }
         for ((id, a), (_, b)) in dense.iter().zip(sparse.iter()) {
             assert_close(a.master(), b.master(), 0.0);
             assert_close(composed.get(id).master(), b.master(), 1e-6);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_no_gradient_reached_are_not_touched() -> Result<()> {
+        for weight_decay in [0.0, 0.1] {
+            let mut parameters = parameters()?;
+            let table = parameters.id("table").unwrap();
+            let mut gradients = Gradients::zeros(&parameters, &[table])?;
+            let mut optimizer = AdamW::new(&Config { weight_decay, ..config() }, &parameters)?;
+            let values = |var: &Var| var.to_vec2::<f32>();
+            let mut step = |optimizer: &mut AdamW| {
+                gradients.start_step(&[1])?;
+                gradients.add_rows(table, &[1], &wave((1, 3), 0.8)?)?;
+                optimizer.step(&mut parameters, &gradients, 0.01, 1.0)?;
+                values(parameters.get(table).master())
+            };
+            step(&mut optimizer)?;
+            // Moments that no gradient left behind: who reads them moves the row.
+            let Some(Moments::F32 { first, .. }) = &optimizer.moments()[0] else { panic!("f32 moments") };
+            let first = first.clone();
+            edit(&first, |m| m[9..12].fill(0.5))?;
+            let before = step(&mut optimizer)?;
+            let after = step(&mut optimizer)?;
+            let decay = (1.0 - 0.01 * weight_decay) as f32;
+            for row in [0, 2, 3, 4] {
+                assert_eq!(after[row], before[row].iter().map(|p| p * decay).collect::<Vec<_>>());
+            }
+            assert_ne!(after[1], before[1]);
+            assert_eq!(values(&first)?[3], [0.5; 3]);
+            // A resumed optimizer does not know, and looks.
+            optimizer.resume_at(optimizer.steps());
+            assert!(step(&mut optimizer)?[3] < after[3].iter().map(|p| p * decay).collect());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn frozen_parameters_stay_and_have_no_moments() -> Result<()> {
+        let mut parameters = parameters()?;
+        let table = parameters.id("table").unwrap();
+        parameters.freeze(table);
+        assert_eq!(parameters.trained_count(), 3);
+        let gradients = Gradients::zeros(&parameters, &[])?;
+        for (id, parameter) in parameters.iter() {
+            gradients.sum(id).add(&wave(parameter.master().shape(), 1.7)?)?;
+        }
+        let before = [0, 1].map(|i| parameters.iter().nth(i).unwrap().1.master().copy().unwrap());
+        let mut optimizer = AdamW::new(&config(), &parameters)?;
+        optimizer.step(&mut parameters, &gradients, 0.01, 1.0)?;
+        assert!(optimizer.moments()[0].is_none() && optimizer.moments()[1].is_some());
+        let after: Vec<&Var> = parameters.iter().map(|(_, p)| p.master()).collect();
+        assert_close(&before[0], after[0], 0.0);
+        assert_ne!(before[1].to_vec1::<f32>()?, after[1].to_vec1::<f32>()?);
         Ok(())
     }
 }

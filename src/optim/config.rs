@@ -11,6 +11,7 @@ pub struct Config {
     pub lr: f64,
     pub betas: [f64; 2],
     pub eps: f64,
+    pub moments: MomentKind,
     /// Decoupled decay of matrices; norms, biases and (unless `decay_head`) the head are never decayed.
     pub weight_decay: f64,
     pub decay_head: bool,
@@ -31,6 +32,7 @@ impl Default for Config {
             lr: 1e-5,
             betas: [0.9, 0.999],
             eps: 1e-8,
+            moments: MomentKind::F32,
             weight_decay: 0.0,
             decay_head: false,
             max_grad_norm: Some(1.0),
@@ -45,6 +47,14 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     AdamW,
+}
+
+/// How the two moments of a parameter are kept between updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MomentKind {
+    F32,
+    /// Codes of eight bits with a scale for each block, as [`super::quantized`] has them.
+    EightBit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +75,11 @@ pub enum Warmup {
 
 impl Words for Kind {
     const WORDS: &'static [(&'static str, Self)] = &[("adamw", Kind::AdamW)];
+}
+
+impl Words for MomentKind {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("f32", MomentKind::F32), ("8-bit", MomentKind::EightBit)];
 }
 
 impl Words for Schedule {
@@ -93,6 +108,7 @@ impl Config {
             lr: section.number("lr", POSITIVE).unwrap_or(default.lr),
             betas: section.numbers("betas", 0.0..1.0).unwrap_or(default.betas),
             eps: section.number("eps", POSITIVE).unwrap_or(default.eps),
+            moments: section.word("moments").unwrap_or(default.moments),
             weight_decay: section.number("weight_decay", NON_NEGATIVE).unwrap_or(default.weight_decay),
             decay_head: section.boolean("decay_head").unwrap_or(default.decay_head),
             max_grad_norm: section
@@ -114,6 +130,7 @@ impl Config {
         out.entry("lr", self.lr);
         out.entry("betas", self.betas.as_slice());
         out.entry("eps", self.eps);
+        out.entry("moments", Word(self.moments));
         out.entry("weight_decay", self.weight_decay);
         out.entry("decay_head", self.decay_head);
         out.entry("max_grad_norm", OrWord(self.max_grad_norm, "none"));

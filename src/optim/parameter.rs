@@ -1,16 +1,18 @@
 //! Parameters in a fixed order with f32 masters, and the gradients that belong to them.
 
-use crate::kernels::Accumulator;
+use crate::kernels::{Accumulator, cuda};
 use candle_core::{DType, Result, Tensor, Var};
 use std::collections::HashMap;
 
-/// One trained tensor.
+/// One tensor of the model.
 #[derive(Debug, Clone)]
 pub struct Parameter {
     /// The Hugging Face name.
     pub name: String,
     /// Weight decay applies (matrices; never norms and biases).
     pub decays: bool,
+    /// Gets no gradient and no update.
+    pub is_frozen: bool,
     master: Var,
     /// The master in the compute dtype; the master itself where that is f32.
     compute: Tensor,
@@ -54,7 +56,7 @@ impl Parameters {
         if self.ids.insert(name.clone(), id).is_some() {
             candle_core::bail!("parameter {name} was added twice");
         }
-        self.items.push(Parameter { name, decays, master, compute });
+        self.items.push(Parameter { name, decays, is_frozen: false, master, compute });
         Ok(id)
     }
 
@@ -65,6 +67,11 @@ impl Parameters {
     /// Says whether weight decay applies to `id`.
     pub fn set_decays(&mut self, id: ParameterId, decays: bool) {
         self.items[id.0].decays = decays;
+    }
+
+    /// From here on the optimizer leaves `id` as it is, and no gradient is asked for.
+    pub fn freeze(&mut self, id: ParameterId) {
+        self.items[id.0].is_frozen = true;
     }
 
     /// The compute tensor of `id`.
@@ -81,14 +88,15 @@ impl Parameters {
     }
 
     /// How many numbers are trained.
-    pub fn count(&self) -> usize {
-        self.items.iter().map(|p| p.master.elem_count()).sum()
+    pub fn trained_count(&self) -> usize {
+        self.items.iter().filter(|p| !p.is_frozen).map(|p| p.master.elem_count()).sum()
     }
 
-    /// Brings the compute tensors up to date after the masters changed.
+    /// Brings the compute tensors up to date after the masters changed, but for those that the optimizer wrote itself.
     pub fn refresh(&mut self) -> Result<()> {
         if self.compute_dtype != DType::F32 {
-            for item in &mut self.items {
+            let is_written = |item: &Parameter| cuda::takes(&item.master) && cuda::takes(&item.compute);
+            for item in self.items.iter_mut().filter(|item| !item.is_frozen && !is_written(item)) {
                 item.compute = item.master.as_detached_tensor().to_dtype(self.compute_dtype)?;
             }
         }
@@ -139,7 +147,7 @@ impl Norms {
     }
 }
 
-/// One gradient a parameter, in the order of [`Parameters`].
+/// One gradient a parameter, in the order of [`Parameters`]. That of a frozen one stays zero and takes no memory.
 #[derive(Debug)]
 pub struct Gradients {
     items: Vec<Gradient>,

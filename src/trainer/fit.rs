@@ -46,6 +46,7 @@ pub struct Setup<'a> {
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
+    pub memory: Memory,
     pub eval_options: eval::Options,
     pub eval_sets: Vec<EvalSet>,
     pub total_steps: u64,
@@ -151,7 +152,7 @@ impl<'a> Run<'a> {
         let plan = StepPlan {
             terms: setup.objective,
             micro_batch_tokens: config.micro_batch_tokens,
-            memory: Memory::new(model.config(), config, model.device().is_cpu()),
+            memory: setup.memory,
         };
         let run = Self {
             folder,

@@ -2,7 +2,9 @@
 
 use super::config;
 use crate::base::memory::available_bytes;
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, Freeze};
+use crate::optim::config::MomentKind;
+use crate::optim::moments;
 
 /// How the activations of a step are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,25 +30,57 @@ pub struct Memory {
     pub static_bytes: u64,
 }
 
+/// Bytes that parameters and what belongs to them take, in f32 but for moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterBytes {
+    pub masters: u64,
+    /// Of what is trained.
+    pub gradients: u64,
+    pub moments: u64,
+}
+
+impl ParameterBytes {
+    /// For a model of this shape, of which a part is frozen.
+    pub fn new(decoder: &DecoderConfig, freeze: Freeze, moments: MomentKind) -> Self {
+        let mut bytes = Self { masters: 0, gradients: 0, moments: 0 };
+        for (name, shape) in decoder.parameter_shapes() {
+            let values = shape.iter().map(|n| *n as u64).product::<u64>();
+            bytes.masters += F32 * values;
+            if !freeze.covers(&name) {
+                bytes.gradients += F32 * values;
+                bytes.moments += moments::bytes(moments, values);
+            }
+        }
+        bytes
+    }
+}
+
 const F32: u64 = 4;
 
 impl Memory {
     /// For a model of this shape in f32. What the machine has free says nothing about another device's memory.
-    pub fn new(decoder: &DecoderConfig, config: &config::Config, on_cpu: bool) -> Self {
+    pub fn new(
+        decoder: &DecoderConfig,
+        freeze: Freeze,
+        moments: MomentKind,
+        config: &config::Config,
+        on_cpu: bool,
+    ) -> Self {
         let hidden = decoder.hidden_size as u64;
         let query = (decoder.num_heads * decoder.head_dim) as u64;
         let key_value = (decoder.num_kv_heads * decoder.head_dim) as u64;
         let intermediate = decoder.intermediate_size as u64;
-        let layers = decoder.num_layers as u64;
+        let layers = decoder.num_layers.saturating_sub(freeze.layers_without_backward()) as u64;
         // Input, middle; q, attention output and its log-sum-exp; k, v; gate, up.
         let layer = 2 * hidden + 2 * query + decoder.num_heads as u64 + 2 * key_value + 2 * intermediate;
-        let static_bytes = decoder.parameter_count() * 4 * F32;
+        let ParameterBytes { masters, gradients, moments } = ParameterBytes::new(decoder, freeze, moments);
+        let static_bytes = masters + gradients + moments;
         let budget = match config.memory_budget_gib {
             Some(gib) => Some(((gib * (1u64 << 30) as f64) as u64).saturating_sub(static_bytes)),
             // Called once the model is loaded: gradients and moments are still to come.
             None => available_bytes()
                 .filter(|_| on_cpu)
-                .map(|free| (free / 10 * 8).saturating_sub(static_bytes / 4 * 3)),
+                .map(|free| (free / 10 * 8).saturating_sub(gradients + moments)),
         };
         Self {
             forced: match config.activations {
@@ -93,8 +127,8 @@ mod tests {
     use super::*;
     use crate::model::Family;
 
-    fn memory(config: config::Config) -> Memory {
-        let decoder = DecoderConfig {
+    fn decoder() -> DecoderConfig {
+        DecoderConfig {
             family: Family::Qwen2,
             hidden_size: 64,
             intermediate_size: 128,
@@ -112,8 +146,31 @@ mod tests {
             mlp_bias: false,
             tie_word_embeddings: true,
             initializer_range: 0.02,
-        };
-        Memory::new(&decoder, &config, true)
+        }
+    }
+
+    fn memory(config: config::Config) -> Memory {
+        Memory::new(&decoder(), Freeze::default(), MomentKind::F32, &config, true)
+    }
+
+    #[test]
+    fn what_is_frozen_takes_no_gradients_no_moments_and_no_activations() {
+        let config = config::Config::default();
+        let (keep, tokens) = (Activations::Keep, 1000);
+        let with = |freeze, moments| Memory::new(&decoder(), freeze, moments, &config, true);
+        let all = with(Freeze::default(), MomentKind::F32);
+        assert_eq!(all.static_bytes, decoder().parameter_count() * 16);
+        let frozen = with(Freeze { embeddings: true, layers: 3 }, MomentKind::F32);
+        // One layer, the final norm and the head.
+        let layer = 64 * 64 * 2 + 64 * 32 * 2 + 64 + 32 * 2 + 3 * 64 * 128 + 2 * 64;
+        assert_eq!(frozen.static_bytes, decoder().parameter_count() * 4 + (layer + 128) * 12);
+        // The working set of a layer stays.
+        let activations = |memory: Memory| memory.activation_bytes(keep, tokens, 0);
+        assert_eq!(activations(all), 4 * activations(frozen));
+        let layers_alone = with(Freeze { embeddings: false, layers: 3 }, MomentKind::F32);
+        assert_eq!(activations(layers_alone), activations(all), "gradients pass through them");
+        let eight_bit = with(Freeze::default(), MomentKind::EightBit);
+        assert!(eight_bit.static_bytes < decoder().parameter_count() * 21 / 2);
     }
 
     #[test]

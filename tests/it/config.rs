@@ -5,7 +5,7 @@ use rmtrain::config::RunConfig;
 use rmtrain::data::config::{ChatTemplateSource, Overlong, Pairing, SandboxConfig};
 use rmtrain::model::config::{Dtype, HeadInitStd, Source};
 use rmtrain::objective::config::{Config as Objective, Margin, Scale, Scope};
-use rmtrain::optim::config::{Kind, Schedule, Warmup};
+use rmtrain::optim::config::{Kind, MomentKind, Schedule, Warmup};
 use rmtrain::trainer::config::{Activations, Duration};
 use rmtrain::{Error, data, model, optim, trainer};
 use serde_json::{Map, Value, json};
@@ -315,13 +315,16 @@ fn model() -> impl Strategy<Value = model::Config> {
     ];
     let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16]));
     let std = prop_oneof![Just(HeadInitStd::InverseSqrtHidden), positive().prop_map(HeadInitStd::Value)];
-    (source, proptest::option::of(text()), dtype, std).prop_map(
-        |((source, tokenizer), revision, dtype, head_init_std)| model::Config {
+    let freeze =
+        (any::<bool>(), any::<usize>()).prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });
+    (source, proptest::option::of(text()), dtype, std, freeze).prop_map(
+        |((source, tokenizer), revision, dtype, head_init_std, freeze)| model::Config {
             source,
             tokenizer,
             revision,
             dtype,
             head_init_std,
+            freeze,
         },
     )
 }
@@ -390,19 +393,24 @@ fn optim() -> impl Strategy<Value = optim::Config> {
     (
         (positive(), [number(0.0, 0.9999), number(0.0, 0.9999)], positive(), number(0.0, 2.0)),
         (any::<bool>(), proptest::option::of(positive()), proptest::sample::select(schedule), warmup),
-        (number(0.0, 1.0), number(0.0, 1.0)),
+        (
+            number(0.0, 1.0),
+            number(0.0, 1.0),
+            proptest::sample::select(vec![MomentKind::F32, MomentKind::EightBit]),
+        ),
     )
         .prop_map(
             |(
                 (lr, betas, eps, weight_decay),
                 (decay_head, max_grad_norm, schedule, warmup),
-                (decay_ratio, min_lr_ratio),
+                (decay_ratio, min_lr_ratio, moments),
             )| {
                 optim::Config {
                     kind: Kind::AdamW,
                     lr,
                     betas,
                     eps,
+                    moments,
                     weight_decay,
                     decay_head,
                     max_grad_norm,

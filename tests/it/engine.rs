@@ -4,7 +4,7 @@ use crate::shared;
 use candle_core::Device;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::WeightFiles;
-use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
 use rmtrain::objective::{self, Batch};
 use serde_json::Value;
@@ -145,6 +145,38 @@ fn sharing_a_prompt_does_not_change_rewards() {
         let shared = model.forward(&Pack::new(&pairs), Keep::Nothing).unwrap().rewards;
         let separate = model.forward(&Pack::new(&alone), Keep::Nothing).unwrap().rewards;
         assert_close("rewards", &shared, &separate, 1e-5);
+    }
+}
+
+/// What is trained gets the gradient that it gets without freezing; what is frozen gets none, and no memory.
+#[test]
+fn freezing_changes_no_gradient_of_what_is_trained() {
+    for name in ["llama", "qwen2"] {
+        let (folder, expected) = golden(name);
+        let pairs: Vec<Group> = serde_json::from_value(expected["pairs"].clone()).unwrap();
+        let whole = step(&load(&folder), &pairs, 0.1, 1000, Keep::Activations);
+        let layers = load(&folder).config().num_layers;
+        assert!(layers >= 2);
+        let choices =
+            (0..=layers).flat_map(|n| [false, true].map(|embeddings| Freeze { embeddings, layers: n }));
+        for freeze in choices {
+            for (budget, keep) in [(1000, Keep::Activations), (1, Keep::LayerInputs)] {
+                let mut model = load(&folder);
+                model.freeze(freeze).unwrap();
+                let (loss, gradients) = step(&model, &pairs, 0.1, budget, keep);
+                assert_eq!(loss, whole.0);
+                for ((name, found), (_, expected)) in gradients.iter().zip(&whole.1) {
+                    if freeze.covers(name) {
+                        assert!(found.iter().all(|&g| g == 0.0), "{name} is frozen: {freeze:?}");
+                    } else {
+                        assert!(found == expected, "{name} differs: {freeze:?}, {keep:?}");
+                    }
+                }
+            }
+        }
+        let too_many = Freeze { embeddings: false, layers: layers + 1 };
+        let error = load(&folder).freeze(too_many).unwrap_err().to_string();
+        assert!(error.contains("model.freeze_layers: found"), "{error}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `fit` through the built binary: what it writes, resuming, interrupts, and what must not change the result.
 
+use rmtrain::model::weights::{StoredDtype, WeightFiles};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -187,6 +188,90 @@ fn nothing_but_the_configuration_decides_the_result() {
         .zip(&steps(&plain))
         .any(|(a, b)| (penalty(a) - penalty(b)).abs() > 1e-3 * penalty(b).abs());
     assert!(difference, "the penalty per micro-batch is another objective");
+}
+
+/// The tensors of a folder's weights.
+fn weights(folder: &Path) -> Vec<(String, Vec<f32>)> {
+    let files = WeightFiles::open(folder).unwrap();
+    let read = |name: &str| {
+        let shape = &files.info(name).unwrap().shape;
+        (name.to_owned(), files.read_f32(name, shape).unwrap())
+    };
+    files.names().map(read).collect()
+}
+
+#[test]
+fn frozen_parameters_keep_their_values_and_have_no_moments() {
+    let folder = Folder::new();
+    let one = folder.fitted("one", &["--set", "train.max_steps=1"]);
+    // Untrained but for a step of rate zero: what the runs below start from.
+    let before = weights(&one.join("checkpoints/step-000001"));
+    for (embeddings, layers) in [(true, 1), (false, 1), (true, 2), (true, 0)] {
+        let sets = [format!("model.freeze_embeddings={embeddings}"), format!("model.freeze_layers={layers}")];
+        let flags = ["--set", &sets[0], "--set", &sets[1]];
+        let name = format!("{embeddings}-{layers}");
+        let run = folder.fitted(&name, &flags);
+        let is_frozen = |name: &str| {
+            (embeddings && name.contains("embed_tokens"))
+                || (0..layers).any(|i| name.contains(&format!("layers.{i}.")))
+        };
+        let after = weights(&run.join("checkpoints/step-000024"));
+        assert_eq!(after.len(), before.len(), "a checkpoint holds all weights");
+        for ((name, after), (_, before)) in after.iter().zip(&before) {
+            assert_eq!(is_frozen(name), after == before, "{name} with {flags:?}");
+        }
+        let moments =
+            WeightFiles::open_file(&run.join("checkpoints/step-000024/optimizer.safetensors")).unwrap();
+        assert!(moments.names().all(|name| !is_frozen(name)), "{flags:?}");
+        assert!(moments.info("exp_avg.score.weight").is_some());
+        for held in ["recompute", "rewards-first"] {
+            let set = format!("train.activations=\"{held}\"");
+            let again = [&flags[..], &["--set", &set, "--set", "train.micro_batch_tokens=100"]].concat();
+            assert_same_run(&run, &folder.fitted(&format!("{name}-{held}"), &again));
+        }
+        fs::remove_dir_all(run.join("final")).unwrap();
+        fs::remove_dir_all(run.join("checkpoints/step-000024")).unwrap();
+        let resumed = [&flags[..], &["--resume"]].concat();
+        assert_same_run(&folder.path(&format!("{name}-recompute")), &folder.fitted(&name, &resumed));
+    }
+    let output = folder.fit("many", &["--set", "model.freeze_layers=3"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("model.freeze_layers: found 3, expected at most 2"), "{stderr}");
+}
+
+#[test]
+fn moments_in_eight_bits_resume_to_the_bit_and_are_no_others() {
+    let folder = Folder::new();
+    // A table of 1024 x 32 and nothing else has the size to be quantized; freezing nothing keeps the rest in f32.
+    let eight_bit = ["--set", "optim.moments=8-bit"];
+    let plain = folder.fitted("plain", &eight_bit);
+    assert_ne!(
+        steps(&plain),
+        steps(&folder.fitted("f32", &[])),
+        "eight bits are not enough for the same bits"
+    );
+    let run = folder.fitted("run", &eight_bit);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [21, 24] {
+        fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}"))).unwrap_or_default();
+    }
+    let checkpoints: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().flatten().collect();
+    let [kept] = checkpoints.as_slice() else { panic!("{checkpoints:?}") };
+    let moments = WeightFiles::open_file(&kept.path().join("optimizer.safetensors")).unwrap();
+    let dtype = |name: &str| moments.info(name).unwrap().dtype;
+    assert_eq!(dtype("exp_avg.model.embed_tokens.weight"), StoredDtype::U8);
+    assert_eq!(dtype("exp_avg_sq_absmax.model.embed_tokens.weight"), StoredDtype::F32);
+    assert_eq!(dtype("exp_avg.model.norm.weight"), StoredDtype::F32);
+    let refused = |flags: &[&str], needle: &str| {
+        let output = folder.fit("run", flags).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(needle), "{stderr}");
+    };
+    refused(&["--resume"], "optim.moments: found \"f32\", expected \"8-bit\"");
+    let again = [&eight_bit[..], &["--resume"]].concat();
+    assert_same_run(&plain, &folder.fitted("run", &again));
 }
 
 /// RMTRAIN_KILLS sets how many times.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rmtrain::model::config::Dtype;
 use rmtrain::model::config_json::{HeadKind, read_config, write_config};
 use rmtrain::model::decoder_config::HEAD_WEIGHT;
-use rmtrain::model::weights::{TensorSpec, WeightFiles, write_model, write_safetensors};
+use rmtrain::model::weights::{TensorSpec, Values, WeightFiles, write_model, write_safetensors};
 use rmtrain::model::{DecoderConfig, Family};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ fn shared(file: &str) -> Option<PathBuf> {
 }
 
 fn spec(name: &str, shape: &[usize], dtype: Dtype) -> TensorSpec {
-    TensorSpec { name: name.into(), shape: shape.into(), dtype }
+    TensorSpec { name: name.into(), shape: shape.into(), dtype: dtype.into() }
 }
 
 /// Values that bf16 and f16 hold exactly.
@@ -196,7 +196,7 @@ fn folders_without_usable_weights_say_what_they_hold() {
         &folder.path().join("model-00001-of-00001.safetensors"),
         &[spec("w", &[1], Dtype::F32)],
         &BTreeMap::new(),
-        |_| Ok(Cow::Owned(vec![0.0])),
+        |_| Ok(Values::Floats(Cow::Owned(vec![0.0]))),
     )
     .unwrap();
     assert!(open().contains("other is not in model-00001-of-00001.safetensors"), "{}", open());

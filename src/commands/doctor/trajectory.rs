@@ -4,9 +4,9 @@ use crate::Result;
 use crate::base::rng;
 use crate::data::TokenPair;
 use crate::kernels::cuda;
-use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
+use crate::model::{Freeze, RewardModel};
 use crate::objective::config::{Margin, Scale, Scope};
 use crate::optim::{self, AdamW, clip};
 use crate::trainer::memory::Memory;
@@ -72,16 +72,15 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
     let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
     let shape = shape.as_object().cloned().unwrap_or_default();
     let mut model = RewardModel::random(&shape, device, Some(dtype), head)?;
-    let config = trainer::Config::default();
+    let (config, optim) = (trainer::Config::default(), optim::Config::default());
     let plan = StepPlan {
         terms: vec![
             objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
             objective::Config::SumToZero { lambda: 1e-2, scope: Scope::Global, scale: Scale::Mean },
         ],
         micro_batch_tokens: MICRO_BATCH_TOKENS,
-        memory: Memory::new(model.config(), &config, device.is_cpu()),
+        memory: Memory::new(model.config(), Freeze::default(), optim.moments, &config, device.is_cpu()),
     };
-    let optim = optim::Config::default();
     let mut optimizer = AdamW::new(&optim, model.parameters())?;
     let mut gradients = model.gradients()?;
     (1..=steps)

@@ -63,7 +63,9 @@ fn build() -> Result<PathBuf, String> {
     let folders = ["src/kernels/cuda", "tests/emulation"].map(|folder| root.join(folder));
     let mut sources: Vec<PathBuf> = folders
         .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()))
+        .flat_map(|folder| {
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+        })
         .filter(|path| path.extension().is_some_and(|end| end != "rs"))
         .collect();
     sources.sort();

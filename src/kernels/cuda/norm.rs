@@ -5,8 +5,10 @@ use super::rows::add_partials;
 use crate::kernels::Accumulator;
 use candle_core::{DType, Result, Tensor};
 
-/// Rows of one block of the backward: its part of the weight's gradient is summed once for so many.
-const ROWS_PER_BLOCK: usize = 16;
+/// Blocks of the backward, at least where there are rows for them: a few for each multiprocessor.
+const MIN_BLOCKS: usize = 512;
+/// Rows of one block, at most: its part of the weight's gradient is summed once for so many.
+const MAX_ROWS_PER_BLOCK: usize = 32;
 
 /// See [`crate::kernels::rms_norm::forward`].
 pub(crate) fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -36,7 +38,8 @@ pub(crate) fn backward(
     let (rows, width) = x.dims2()?;
     let device = x.device();
     let dx = unwritten((rows, width), x.dtype(), device)?;
-    let blocks = rows.div_ceil(ROWS_PER_BLOCK);
+    let rows_per_block = rows.div_ceil(MIN_BLOCKS).clamp(1, MAX_ROWS_PER_BLOCK);
+    let blocks = rows.div_ceil(rows_per_block);
     let partials = unwritten((blocks, width), DType::F32, device)?;
     let args = [
         Arg::Values(&dx),
@@ -48,7 +51,7 @@ pub(crate) fn backward(
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Float(eps as f32),
-        Arg::Int(ROWS_PER_BLOCK),
+        Arg::Int(rows_per_block),
     ];
     let launch = Launch::new(typed("rms_norm_backward", x.dtype())?, [blocks, 1])?;
     launch.shared(width * size_of::<f32>()).run(device, &args)?;

@@ -27,7 +27,7 @@ pub(crate) fn rope(
         Arg::Int(half),
         Arg::Float(direction),
     ];
-    Launch::new(typed("rope", x.dtype())?, [rows, 1])?.run(x.device(), &args)?;
+    Launch::striding(typed("rope", x.dtype())?, rows * width)?.run(x.device(), &args)?;
     Ok(y)
 }
 

@@ -23,8 +23,27 @@ const CHUNK_ELEMENTS: usize = 1 << 18;
 pub struct TensorSpec {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Precision in the file; f32 values round to nearest, ties to even.
-    pub dtype: Dtype,
+    /// Type in the file; f32 values round to nearest, ties to even.
+    pub dtype: StoredDtype,
+}
+
+/// The values of a tensor, as they are in memory.
+#[derive(Debug, Clone)]
+pub enum Values<'d> {
+    /// For a tensor stored as F32, BF16 or F16.
+    Floats(Cow<'d, [f32]>),
+    /// For one stored as U8.
+    Bytes(Cow<'d, [u8]>),
+}
+
+impl From<Dtype> for StoredDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => StoredDtype::F32,
+            Dtype::Bf16 => StoredDtype::BF16,
+            Dtype::F16 => StoredDtype::F16,
+        }
+    }
 }
 
 impl TensorSpec {
@@ -38,19 +57,8 @@ impl TensorSpec {
 }
 
 /// Bytes of one value.
-fn width(dtype: Dtype) -> u64 {
-    match dtype {
-        Dtype::F32 => 4,
-        Dtype::Bf16 | Dtype::F16 => 2,
-    }
-}
-
-fn stored(dtype: Dtype) -> StoredDtype {
-    match dtype {
-        Dtype::F32 => StoredDtype::F32,
-        Dtype::Bf16 => StoredDtype::BF16,
-        Dtype::F16 => StoredDtype::F16,
-    }
+fn width(dtype: StoredDtype) -> u64 {
+    dtype.bitsize() as u64 / 8
 }
 
 /// Writes one file through a temporary neighbour. `fetch` gives the values of a tensor, one tensor at a time, in
@@ -63,10 +71,10 @@ pub fn write_safetensors<'d>(
     path: &Path,
     tensors: &[TensorSpec],
     metadata: &BTreeMap<String, String>,
-    mut fetch: impl FnMut(&TensorSpec) -> Result<Cow<'d, [f32]>>,
+    mut fetch: impl FnMut(&TensorSpec) -> Result<Values<'d>>,
 ) -> Result<()> {
     let mut ordered: Vec<&TensorSpec> = tensors.iter().collect();
-    ordered.sort_by(|a, b| stored(b.dtype).cmp(&stored(a.dtype)).then_with(|| a.name.cmp(&b.name)));
+    ordered.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
     let header = header_json(&ordered, metadata).map_err(|reason| Error::model(path, reason))?;
     // `atomic::write` speaks I/O errors; ours waits here and wins.
     let mut refused = None;
@@ -118,6 +126,7 @@ pub fn write_model<'d>(
         total_bytes = total_bytes.saturating_add(bytes);
     }
     shards.push(&tensors[first..]);
+    let mut fetch = |spec: &TensorSpec| fetch(spec).map(Values::Floats);
 
     let single = folder.join(SINGLE_FILE);
     let index = folder.join(INDEX_FILE);
@@ -176,7 +185,7 @@ fn header_json(ordered: &[&TensorSpec], metadata: &BTreeMap<String, String>) -> 
         let end = spec.bytes().and_then(|n| offset.checked_add(n)).ok_or_else(|| overflow(spec))?;
         header.insert(
             spec.name.clone(),
-            json!({"dtype": stored(spec.dtype), "shape": spec.shape, "data_offsets": [offset, end]}),
+            json!({"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [offset, end]}),
         );
         offset = end;
     }
@@ -188,37 +197,49 @@ fn header_json(ordered: &[&TensorSpec], metadata: &BTreeMap<String, String>) -> 
     Ok(bytes)
 }
 
-fn check_values(spec: &TensorSpec, values: &[f32]) -> Result<(), String> {
-    if spec.elements() != Some(values.len()) {
-        return Err(format!(
-            "tensor {}: found {} values, expected shape {:?}",
-            spec.name,
-            values.len(),
-            spec.shape
-        ));
-    }
-    let fits = |v: &f32| match spec.dtype {
-        Dtype::F32 => v.is_finite(),
-        Dtype::Bf16 => bf16::from_f32(*v).is_finite(),
-        Dtype::F16 => f16::from_f32(*v).is_finite(),
+fn check_values(spec: &TensorSpec, values: &Values) -> Result<(), String> {
+    let (name, dtype) = (&spec.name, spec.dtype);
+    let count = match values {
+        Values::Floats(values) => values.len(),
+        Values::Bytes(values) => values.len(),
     };
-    match values.iter().position(|v| !fits(v)) {
+    if spec.elements() != Some(count) {
+        return Err(format!("tensor {name}: found {count} values, expected shape {:?}", spec.shape));
+    }
+    let not_finite = match (values, dtype) {
+        (Values::Bytes(_), StoredDtype::U8) => None,
+        (Values::Floats(values), StoredDtype::F32) => first_outside(values, |v| v.is_finite()),
+        (Values::Floats(values), StoredDtype::BF16) => {
+            first_outside(values, |v| bf16::from_f32(v).is_finite())
+        }
+        (Values::Floats(values), StoredDtype::F16) => first_outside(values, |v| f16::from_f32(v).is_finite()),
+        _ => return Err(format!("tensor {name}: its values cannot be written as {dtype:?}")),
+    };
+    match not_finite {
         None => Ok(()),
-        Some(at) => Err(format!(
-            "tensor {}: value {at} is {}, which is not finite in {:?}",
-            spec.name, values[at], spec.dtype
-        )),
+        Some((at, value)) => {
+            Err(format!("tensor {name}: value {at} is {value}, which is not finite in {dtype:?}"))
+        }
     }
 }
 
-fn encode(out: &mut impl Write, dtype: Dtype, values: &[f32]) -> std::io::Result<()> {
+fn first_outside(values: &[f32], fits: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    values.iter().copied().enumerate().find(|(_, value)| !fits(*value))
+}
+
+/// Writes values that have been checked.
+fn encode(out: &mut impl Write, dtype: StoredDtype, values: &Values) -> std::io::Result<()> {
+    let values = match values {
+        Values::Bytes(values) => return out.write_all(values),
+        Values::Floats(values) => values,
+    };
     let mut bytes = Vec::with_capacity(CHUNK_ELEMENTS.min(values.len()) * width(dtype) as usize);
     for chunk in values.chunks(CHUNK_ELEMENTS) {
         bytes.clear();
         match dtype {
-            Dtype::F32 => bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
-            Dtype::Bf16 => bytes.extend(chunk.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
-            Dtype::F16 => bytes.extend(chunk.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            StoredDtype::BF16 => bytes.extend(chunk.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            StoredDtype::F16 => bytes.extend(chunk.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            _ => bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
         }
         out.write_all(&bytes)?;
     }
@@ -230,7 +251,11 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, shape: &[usize], dtype: Dtype) -> TensorSpec {
-        TensorSpec { name: name.into(), shape: shape.into(), dtype }
+        TensorSpec { name: name.into(), shape: shape.into(), dtype: dtype.into() }
+    }
+
+    fn floats(values: &[f32]) -> Values<'_> {
+        Values::Floats(Cow::Borrowed(values))
     }
 
     #[test]
@@ -241,7 +266,7 @@ mod tests {
             [spec("z", &[2], Dtype::F32), spec("a", &[3], Dtype::Bf16), spec("b\"é", &[1, 1], Dtype::F32)];
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         write_safetensors(&path, &tensors, &metadata, |spec| {
-            Ok(Cow::Owned(vec![1.5; spec.shape.iter().product()]))
+            Ok(Values::Floats(Cow::Owned(vec![1.5; spec.shape.iter().product()])))
         })
         .unwrap();
         let f32s: Vec<u8> = [1.5f32, 1.5].iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -265,10 +290,11 @@ mod tests {
     fn rounding_is_to_nearest_even() {
         let mut out = Vec::new();
         // Halfway between two bf16 values: once the lower is even, once the upper.
-        encode(&mut out, Dtype::Bf16, &[f32::from_bits(0x3f80_8000), f32::from_bits(0x3f81_8000)]).unwrap();
+        let halfway = [f32::from_bits(0x3f80_8000), f32::from_bits(0x3f81_8000)];
+        encode(&mut out, StoredDtype::BF16, &floats(&halfway)).unwrap();
         assert_eq!(out, [0x80, 0x3f, 0x82, 0x3f]);
         out.clear();
-        encode(&mut out, Dtype::F16, &[2049.0, 2051.0]).unwrap();
+        encode(&mut out, StoredDtype::F16, &floats(&[2049.0, 2051.0])).unwrap();
         let back: Vec<f32> = out.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect();
         assert_eq!(back, [2048.0, 2052.0]);
     }
@@ -279,7 +305,7 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         std::fs::write(&path, "old").unwrap();
         let attempt = |tensors: &[TensorSpec], values: &[f32]| {
-            write_safetensors(&path, tensors, &BTreeMap::new(), |_| Ok(Cow::Borrowed(values)))
+            write_safetensors(&path, tensors, &BTreeMap::new(), |_| Ok(floats(values)))
                 .unwrap_err()
                 .to_string()
         };

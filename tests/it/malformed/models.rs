@@ -69,7 +69,7 @@ pub(super) fn bench() -> Bench {
     let specs: Vec<TensorSpec> = decoder()
         .parameter_shapes()
         .into_iter()
-        .map(|(name, shape)| TensorSpec { name, shape, dtype: Dtype::F32 })
+        .map(|(name, shape)| TensorSpec { name, shape, dtype: Dtype::F32.into() })
         .collect();
     write_model(&bench.at("model"), &specs, DEFAULT_MAX_SHARD_BYTES, |spec| {
         let count: usize = spec.shape.iter().product();
