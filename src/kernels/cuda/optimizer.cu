@@ -129,11 +129,12 @@ __device__ void adamw_rows(float* p, float* m, float* v, const float* g, const i
     }
 }
 
-// The greatest of a non-negative value over the block, to every thread.
+// Of a block of values: the greatest |m| and the greatest v.
 struct Scales {
     float m, v;
 };
 
+// The greatest of both over the block's threads, to every thread.
 __device__ inline Scales block_max(Scales own) {
     __shared__ Scales cells[BLOCK / 32];
 #pragma unroll
