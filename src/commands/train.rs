@@ -251,14 +251,7 @@ fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, tota
 }
 
 /// What is going to happen, before the first step.
-fn print_plan(
-    run: &Run,
-    model: &RewardModel,
-    memory: Memory,
-    pairs: u64,
-    total_steps: u64,
-    batch: &Batch,
-) {
+fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_steps: u64, batch: &Batch) {
     let config = &run.config;
     let (packed, plain) = token_counts(&batch.pairs);
     let per_pair = plain as f64 / batch.pairs.len() as f64;

@@ -49,7 +49,9 @@ mod tests {
             assert!(freeze.covers(name) && !Freeze::default().covers(name), "{name}");
         }
         let trained = ["model.layers.2.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.weight"];
-        for name in trained.into_iter().chain(["model.embed_tokens.weight", "model.norm.weight", "score.weight"]) {
+        for name in
+            trained.into_iter().chain(["model.embed_tokens.weight", "model.norm.weight", "score.weight"])
+        {
             assert!(!freeze.covers(name), "{name}");
         }
         let both = Freeze { embeddings: true, ..freeze };

@@ -315,8 +315,8 @@ fn model() -> impl Strategy<Value = model::Config> {
     ];
     let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16]));
     let std = prop_oneof![Just(HeadInitStd::InverseSqrtHidden), positive().prop_map(HeadInitStd::Value)];
-    let freeze = (any::<bool>(), any::<usize>())
-        .prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });
+    let freeze =
+        (any::<bool>(), any::<usize>()).prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });
     (source, proptest::option::of(text()), dtype, std, freeze).prop_map(
         |((source, tokenizer), revision, dtype, head_init_std, freeze)| model::Config {
             source,

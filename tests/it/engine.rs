@@ -157,7 +157,8 @@ fn freezing_changes_no_gradient_of_what_is_trained() {
         let whole = step(&load(&folder), &pairs, 0.1, 1000, Keep::Activations);
         let layers = load(&folder).config().num_layers;
         assert!(layers >= 2);
-        let choices = (0..=layers).flat_map(|n| [false, true].map(|embeddings| Freeze { embeddings, layers: n }));
+        let choices =
+            (0..=layers).flat_map(|n| [false, true].map(|embeddings| Freeze { embeddings, layers: n }));
         for freeze in choices {
             for (budget, keep) in [(1000, Keep::Activations), (1, Keep::LayerInputs)] {
                 let mut model = load(&folder);

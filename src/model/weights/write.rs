@@ -212,9 +212,7 @@ fn check_values(spec: &TensorSpec, values: &Values) -> Result<(), String> {
         (Values::Floats(values), StoredDtype::BF16) => {
             first_outside(values, |v| bf16::from_f32(v).is_finite())
         }
-        (Values::Floats(values), StoredDtype::F16) => {
-            first_outside(values, |v| f16::from_f32(v).is_finite())
-        }
+        (Values::Floats(values), StoredDtype::F16) => first_outside(values, |v| f16::from_f32(v).is_finite()),
         _ => return Err(format!("tensor {name}: its values cannot be written as {dtype:?}")),
     };
     match not_finite {

@@ -15,7 +15,12 @@ const BLOCKS_PER_TASK: usize = 64;
 
 /// # Shapes
 /// The gradient is of the parameter's shape, or rows of it.
-pub(super) fn update(u: Update, parameter: &Var, moments: [&Quantized; 2], gradient: &Gradient) -> Result<()> {
+pub(super) fn update(
+    u: Update,
+    parameter: &Var,
+    moments: [&Quantized; 2],
+    gradient: &Gradient,
+) -> Result<()> {
     let sum = gradient.sum().tensor()?;
     let rows = match gradient {
         Gradient::Dense(_) => None,
@@ -148,9 +153,7 @@ fn with_state(
     [first, second]: [&Quantized; 2],
     f: impl FnOnce(&mut [f32], Part, Part) -> Result<()>,
 ) -> Result<()> {
-    edit(parameter, |p| {
-        with_moment(first, |first| with_moment(second, |second| f(p, first, second)))
-    })???
+    edit(parameter, |p| with_moment(first, |first| with_moment(second, |second| f(p, first, second))))???
 }
 
 fn with_moment<R>(moment: &Quantized, f: impl FnOnce(Part) -> R) -> Result<R> {
