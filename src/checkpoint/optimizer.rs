@@ -116,3 +116,76 @@ fn variables<'a>(optimizer: &'a AdamW, parameters: &Parameters) -> Vec<(String, 
     }
     variables
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::test_support::wave;
+    use crate::optim::{Config, Gradients};
+
+    /// An optimizer after a step, with one parameter that is large enough for eight bits and one that is not.
+    fn optimizer(moments: MomentKind) -> (Parameters, AdamW) {
+        let mut parameters = Parameters::new(DType::F32);
+        for (name, rows) in [("large", 70), ("small", 3)] {
+            parameters.add(name, &wave((rows, 67), 0.4).unwrap(), true).unwrap();
+        }
+        let gradients = Gradients::zeros(&parameters, &[]).unwrap();
+        for (id, parameter) in parameters.iter() {
+            gradients.sum(id).add(&wave(parameter.master().shape(), 1.7).unwrap()).unwrap();
+        }
+        let config = Config { moments, ..Config::default() };
+        let mut optimizer = AdamW::new(&config, &parameters).unwrap();
+        optimizer.step(&mut parameters, &gradients, 0.01, 1.0).unwrap();
+        (parameters, optimizer)
+    }
+
+    #[test]
+    fn both_kinds_come_back_exactly_and_neither_as_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |optimizer: &AdamW, parameters: &Parameters| {
+            let of = |(name, variable): (String, &Var)| {
+                let flat = variable.flatten_all().unwrap();
+                match variable.dtype() {
+                    DType::U8 => (name, flat.to_vec1::<u8>().unwrap()),
+                    _ => {
+                        let values = flat.to_vec1::<f32>().unwrap();
+                        (name, values.into_iter().flat_map(f32::to_le_bytes).collect())
+                    }
+                }
+            };
+            variables(optimizer, parameters).into_iter().map(of).collect::<Vec<_>>()
+        };
+        let kinds = [(MomentKind::F32, MomentKind::EightBit), (MomentKind::EightBit, MomentKind::F32)];
+        for ((kind, other), count) in kinds.into_iter().zip([4, 6]) {
+            let (parameters, written) = optimizer(kind);
+            write(folder.path(), &written, &parameters).unwrap();
+            let config = Config { moments: kind, ..Config::default() };
+            let mut restored = AdamW::new(&config, &parameters).unwrap();
+            read(folder.path(), &mut restored, &parameters).unwrap();
+            assert_eq!(restored.steps(), 1);
+            let expected = bytes(&written, &parameters);
+            assert_eq!(expected.len(), count);
+            assert!(bytes(&restored, &parameters) == expected);
+
+            let config = Config { moments: other, ..config };
+            let mut wrong = AdamW::new(&config, &parameters).unwrap();
+            let error = read(folder.path(), &mut wrong, &parameters).unwrap_err().to_string();
+            let (found, expected) = (kind.word(), other.word());
+            let text = format!("holds moments of the kind \"{found}\", expected \"{expected}\"");
+            assert!(error.contains(&text), "{error}");
+        }
+    }
+
+    #[test]
+    fn memory_is_not_written_where_all_is_zero() {
+        let mut memory = vec![7.0f32; 3 * RESTORED_TOGETHER];
+        let mut values = vec![0.0f32; 3 * RESTORED_TOGETHER];
+        values[RESTORED_TOGETHER] = -0.0;
+        restore(&mut memory, &values, |value| value.to_bits() == 0);
+        let (first, rest) = memory.split_at(RESTORED_TOGETHER);
+        let (second, third) = rest.split_at(RESTORED_TOGETHER);
+        assert!(first.iter().chain(third).all(|&value| value == 7.0));
+        assert_eq!(second[0].to_bits(), (-0.0f32).to_bits());
+        assert!(second[1..].iter().all(|&value| value == 0.0));
+    }
+}

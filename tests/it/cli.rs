@@ -128,6 +128,21 @@ fn the_quickstarts_dry_run_counts_parameters_and_writes_nothing() {
         .success()
         .stdout(contains("lambda = 0.0").and(contains("[data.sandbox]")))
         .stderr(contains("parameters: ").and(contains("AdamW's moments")));
+    rmtrain(folder.path())
+        .args([
+            "fit",
+            "--dry-run",
+            "--set",
+            "optim.moments=8-bit",
+            "--set",
+            "model.freeze_layers=1",
+            "--config",
+        ])
+        .arg(project().join("configs/quickstart.toml"))
+        .assert()
+        .success()
+        .stdout(contains("moments = \"8-bit\"").and(contains("freeze_layers = 1")))
+        .stderr(contains("of them frozen").and(contains("AdamW's moments (8-bit)")));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
