@@ -4,6 +4,7 @@
 
 use crate::kernels::Indices;
 use crate::kernels::attention::{Families, Family, Segment};
+use candle_core::Device;
 use std::ops::Range;
 
 /// Groups of sequences as one row of tokens.
@@ -57,6 +58,18 @@ impl Pack {
             families: families.into(),
             last: last.into(),
         }
+    }
+
+    /// Brings what kernels read of it to a GPU, before anything is computed there: a copy that is asked for later may
+    /// wait for everything before it. Does nothing for the CPU.
+    pub fn upload(&self, device: &Device) -> candle_core::Result<()> {
+        if device.is_cuda() {
+            for indices in [&self.ids, &self.positions, &self.last] {
+                indices.on(device)?;
+            }
+            self.families.tiles(device)?;
+        }
+        Ok(())
     }
 
     /// Tokens of the row.

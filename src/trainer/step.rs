@@ -62,6 +62,7 @@ pub fn step(
         Activations::Recompute => Keep::LayerInputs,
         Activations::RewardsFirst => Keep::Nothing,
     };
+    packs.iter().try_for_each(|pack| pack.upload(model.device()))?;
     let passes: Vec<Pass> = packs.iter().map(|pack| model.begin(pack, first_keep)).collect::<Result<_>>()?;
 
     let (hidden, rewards) = model.read(&passes)?;

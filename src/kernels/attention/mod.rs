@@ -49,7 +49,7 @@ pub struct Families {
 }
 
 impl Families {
-    pub(super) fn tiles(&self, device: &Device) -> Result<&cuda::attention::Tiles> {
+    pub(crate) fn tiles(&self, device: &Device) -> Result<&cuda::attention::Tiles> {
         if let Some(tiles) = self.tiles.get() {
             return Ok(tiles);
         }
