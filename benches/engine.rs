@@ -6,19 +6,19 @@
 //! cargo bench --bench engine
 //! ```
 
-use candle_core::{Device, Shape, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rmtrain::base::rng;
 use rmtrain::data::TokenPair;
 use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
-use rmtrain::kernels::{Accumulator, Indices, rms_norm, rope, swiglu};
+use rmtrain::kernels::{Accumulator, Indices, embedding, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
 use rmtrain::optim::config::MomentKind;
-use rmtrain::optim::{self, AdamW};
+use rmtrain::optim::{self, AdamW, Gradients, Parameters};
 use rmtrain::trainer::memory::Memory;
 use rmtrain::trainer::step::{StepPlan, step};
 use rmtrain::{objective, trainer};
@@ -173,6 +173,61 @@ fn activation(c: &mut Criterion) {
     group.bench_function("backward/composed", |b| {
         b.iter(|| swiglu::composed_backward(black_box(&dy), &gate, &up).unwrap());
     });
+    group.finish();
+}
+
+/// The tokens of a step out of a table of Qwen2.5's height, and their gradients back into the rows that were touched.
+fn embeddings(c: &mut Criterion) {
+    const HEIGHT: usize = 151_936;
+    let table = normal("table", (HEIGHT, HIDDEN));
+    let dy = normal("dy", (ROWS, HIDDEN));
+    let mut rng = rng::stream(0, "bench:tokens", 0);
+    let ids: Vec<u32> = (0..ROWS).map(|_| rng::below(&mut rng, HEIGHT) as u32).collect();
+    let (rows, tensor) = (Indices::from(ids.clone()), Tensor::new(ids.as_slice(), &Device::Cpu).unwrap());
+
+    let mut group = c.benchmark_group("embedding");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("gather/fused", |b| b.iter(|| embedding::gather(black_box(&table), &rows).unwrap()));
+    group.bench_function("gather/composed", |b| {
+        b.iter(|| black_box(&table).index_select(&tensor, 0).unwrap())
+    });
+    let slots: Vec<u32> = (0..ROWS as u32).collect();
+    let touched = Accumulator::zeros((ROWS, HIDDEN), &table);
+    group.bench_function("scatter-add/fused", |b| {
+        b.iter(|| touched.add_rows(&slots, black_box(&dy)).unwrap())
+    });
+    // What autograd does: a gradient of the table's own size.
+    group.bench_function("scatter-add/composed", |b| {
+        b.iter(|| table.zeros_like().unwrap().index_add(&tensor, black_box(&dy), 0).unwrap());
+    });
+    group.finish();
+}
+
+/// One update of a matrix, in one pass, beside a chain of candle operations.
+fn adamw(c: &mut Criterion) {
+    const SHAPE: (usize, usize) = (1536, HIDDEN);
+    let mut group = c.benchmark_group("adamw");
+    group.throughput(Throughput::Elements((SHAPE.0 * SHAPE.1) as u64));
+    for (name, moments) in [("fused", MomentKind::F32), ("fused, 8-bit moments", MomentKind::EightBit)] {
+        let mut parameters = Parameters::new(DType::F32);
+        let id = parameters.add("weight", &normal("weight", SHAPE), true).unwrap();
+        let gradients = Gradients::zeros(&parameters, &[]).unwrap();
+        gradients.sum(id).add(&normal("gradient", SHAPE)).unwrap();
+        let optim = optim::Config { moments, ..optim::Config::default() };
+        let mut adamw = AdamW::new(&optim, &parameters).unwrap();
+        group.bench_function(name, |b| {
+            b.iter(|| adamw.step(&mut parameters, black_box(&gradients), 1e-6, 1.0).unwrap());
+        });
+    }
+    let [mut p, g] = ["weight", "gradient"].map(|name| normal(name, SHAPE));
+    let (mut m, mut v) = (p.zeros_like().unwrap(), p.zeros_like().unwrap());
+    let mut update = || -> candle_core::Result<()> {
+        m = ((&m * 0.9)? + (&g * 0.1)?)?;
+        v = ((&v * 0.999)? + (g.sqr()? * 0.001)?)?;
+        p = (&p - ((&m / (v.sqrt()? + 1e-8)?)? * 1e-6)?)?;
+        Ok(())
+    };
+    group.bench_function("composed", |b| b.iter(|| update().unwrap()));
     group.finish();
 }
 
@@ -342,6 +397,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots();
-    targets = products, attention, norm, rotation, activation, training, sharing, lengths
+    targets = products, attention, norm, rotation, activation, embeddings, adamw, training, sharing, lengths
 }
 criterion_main!(engine);
