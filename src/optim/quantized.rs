@@ -26,25 +26,19 @@ const POWERS_OF_TEN: [f64; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// 256 ascending values, and a table that finds the nearest.
 pub struct Code {
     values: [f32; 256],
-    segments: Box<[Segment; SEGMENTS]>,
-    /// Bits of a magnitude that do not choose its segment.
-    shift: u32,
+    /// For each range of magnitudes that agree in all but `low_bits`, of either sign: above [`CODE_SHIFT`] the code of
+    /// its lowest values, below it the low bits of the boundary to the next code, which lies in the range or at its end.
+    segments: Box<[u32; SEGMENTS]>,
+    low_bits: u32,
 }
 
 /// Enough for the octaves from [`SMALLEST`] to 1, cut finely enough that none of the parts spans three codes.
 const SEGMENTS: usize = 4096;
 const SIGN_SEGMENT: usize = SEGMENTS / 2;
+const CODE_SHIFT: u32 = 24;
 /// Magnitudes below this round to zero in both codes. A power of two.
 const SMALLEST: f32 = 1.0 / (1 << 23) as f32;
 const MAGNITUDE: u32 = u32::MAX >> 1;
-
-/// A range of values within which at most one boundary between two codes lies.
-#[derive(Clone, Copy)]
-struct Segment {
-    /// Values above it have the code after `code`.
-    threshold: f32,
-    code: u32,
-}
 
 impl Code {
     fn new(is_signed: bool) -> Self {
@@ -56,21 +50,24 @@ impl Code {
             .collect();
         let search = |value: f32| thresholds.partition_point(|threshold| value > *threshold);
         // The finest steps are 0.9 / 128 (unsigned) and 0.9 / 64 (signed); an octave's share must be below.
-        let shift = if is_signed { 17 } else { 16 };
-        let mut segments = Box::new([Segment { threshold: f32::INFINITY, code: 0 }; SEGMENTS]);
-        let lowest = SMALLEST.to_bits() >> shift;
-        for key in lowest..=1.0f32.to_bits() >> shift {
-            let from = if key == lowest { 0.0 } else { f32::from_bits(key << shift) };
-            let to = f32::from_bits(((key + 1) << shift) - 1).min(1.0);
-            let ends = [(0, from, to), (SIGN_SEGMENT, -to, -from)];
-            for (side, from, to) in ends.into_iter().take(if is_signed { 2 } else { 1 }) {
+        let low_bits = if is_signed { 17 } else { 16 };
+        let low = (1 << low_bits) - 1;
+        let mut segments = Box::new([0; SEGMENTS]);
+        let lowest = SMALLEST.to_bits() >> low_bits;
+        for key in lowest..=1.0f32.to_bits() >> low_bits {
+            let from = if key == lowest { 0.0 } else { f32::from_bits(key << low_bits) };
+            let to = f32::from_bits(((key + 1) << low_bits) - 1).min(1.0);
+            // The bits of negative values are flipped, so that larger bits are larger values on both sides.
+            let ends = [(0, from, to, 0), (SIGN_SEGMENT, -to, -from, low)];
+            for (side, from, to, flip) in ends.into_iter().take(if is_signed { 2 } else { 1 }) {
                 let (first, last) = (search(from), search(to));
                 assert!(last - first < 2, "a segment spans three codes");
-                let threshold = if first == last { f32::INFINITY } else { thresholds[first] };
-                segments[side + (key - lowest) as usize] = Segment { threshold, code: first as u32 };
+                // Nothing is above all ones. The lowest segment, to which smaller magnitudes go, has no boundary.
+                let boundary = if first == last { low } else { (thresholds[first].to_bits() & low) ^ flip };
+                segments[side + (key - lowest) as usize] = ((first as u32) << CODE_SHIFT) | boundary;
             }
         }
-        Self { values, segments, shift }
+        Self { values, segments, low_bits }
     }
 
     /// The 256 values, ascending.
@@ -80,13 +77,15 @@ impl Code {
 
     /// The code of the value nearest to `value`, which is in -1 ..= 1 (0 ..= 1 for the unsigned code).
     #[inline(always)]
-    pub fn nearest(&self, value: f32) -> u8 {
+    pub fn nearest(&self, value: f32) -> u32 {
         let bits = value.to_bits();
-        let lowest = SMALLEST.to_bits() >> self.shift;
-        let key = ((bits & MAGNITUDE) >> self.shift).max(lowest) - lowest;
+        let lowest = SMALLEST.to_bits() >> self.low_bits;
+        let key = ((bits & MAGNITUDE) >> self.low_bits).max(lowest) - lowest;
         let side = (bits >> 31) * SIGN_SEGMENT as u32;
         let segment = self.segments[(side + key) as usize % SEGMENTS];
-        (segment.code + u32::from(value > segment.threshold)) as u8
+        let flip = (bits as i32 >> 31) as u32;
+        let low = (bits ^ flip) & ((1 << self.low_bits) - 1);
+        (segment >> CODE_SHIFT) + u32::from(low > segment & ((1 << CODE_SHIFT) - 1))
     }
 
     /// The values that `codes` stand for, at most [`BLOCK`] of them, into `values`.
@@ -111,9 +110,15 @@ impl Code {
             codes.fill(0);
             return 0.0;
         }
-        for (code, value) in codes.iter_mut().zip(values) {
+        // Into an array of its own first: codes are bytes, which for all the compiler knows are those of the table, and
+        // it could not look up many at once.
+        let mut nearest = [0; BLOCK];
+        for (nearest, value) in nearest.iter_mut().zip(values) {
             // Divided, not multiplied by a reciprocal: that of a very small scale is infinite.
-            *code = self.nearest(value / scale);
+            *nearest = self.nearest(value / scale);
+        }
+        for (code, nearest) in codes.iter_mut().zip(nearest) {
+            *code = nearest as u8;
         }
         scale
     }
@@ -167,10 +172,10 @@ mod tests {
     }
 
     /// By definition: the nearest of all, the lower of two that are equally near.
-    fn nearest_of_all(code: &Code, value: f32) -> u8 {
+    fn nearest_of_all(code: &Code, value: f32) -> u32 {
         let distance = |i: usize| (f64::from(code.values()[i]) - f64::from(value)).abs();
         let best = (0..256).min_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap();
-        best as u8
+        best as u32
     }
 
     #[test]

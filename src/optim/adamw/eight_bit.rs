@@ -4,7 +4,7 @@
 use super::Update;
 use super::plain::decay_slice;
 use crate::kernels::accumulator::{edit, edit_bytes};
-use crate::kernels::{host, vectorized};
+use crate::kernels::host;
 use crate::optim::Gradient;
 use crate::optim::moments::Quantized;
 use crate::optim::quantized::{BLOCK, Code, SIGNED, UNSIGNED};
@@ -91,8 +91,10 @@ fn blocks_of<'a>(moment: Part<'a>) -> impl Iterator<Item = Part<'a>> {
     blocks.map(|(codes, scales)| Part { codes, scales })
 }
 
-vectorized! {
 /// Updates whole blocks, the parameter's last one apart.
+///
+/// Not compiled for AVX-512, whose gathers are slower than as many loads.
+#[multiversion::multiversion(targets("x86_64+avx2"))]
 fn update_blocks(
     u: Update,
     p: &mut [f32],
@@ -116,7 +118,6 @@ fn update_blocks(
         *m_scale = signed.quantize(m, m_codes);
         *v_scale = unsigned.quantize(v, v_codes);
     }
-}
 }
 
 /// Lends the values of a parameter and its moments.
@@ -216,8 +217,8 @@ mod tests {
                     expected[at + 1].push(largest.to_bits());
                     for value in block {
                         let nearest = code.nearest(*value / largest);
-                        *value = code.values()[usize::from(nearest)] * largest;
-                        expected[at].push(nearest.into());
+                        *value = code.values()[nearest as usize] * largest;
+                        expected[at].push(nearest);
                     }
                 }
             }
