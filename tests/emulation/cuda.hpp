@@ -24,6 +24,7 @@
 #include <cstring>
 #include <string>
 #include <vector>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -99,6 +100,7 @@ static struct {
     Fiber fibers[MAX_THREADS];
     Warp warps[MAX_WARPS];
     jmp_buf launcher;
+    pthread_t thread;
     std::string message;
     unsigned char* stacks;
     unsigned char* dynamic;
@@ -287,7 +289,12 @@ inline void check_mask(const char* what, int line, unsigned mask) {
 }
 
 /// Signals arrive on a stack of their own, because a kernel may have run off the end of its own.
-inline void on_signal(int, siginfo_t* info, void*) {
+inline void on_signal(int number, siginfo_t* info, void*) {
+    if (!pthread_equal(pthread_self(), machine.thread)) {
+        // Not ours: it happens again, to its own end.
+        signal(number, SIG_DFL);
+        return;
+    }
     fault(name_of("access to the unmapped address %p (dynamic shared memory at %p)", info->si_addr, (void*)machine.dynamic));
 }
 
@@ -363,6 +370,7 @@ inline std::string launch(const char* kernel, void (*call)(void**), uint3 grid, 
     auto base = reinterpret_cast<uintptr_t>(memory.data()) + GUARD_BYTES;
     m.dynamic = reinterpret_cast<unsigned char*>((base + 127) / 128 * 128);
     m.dynamic_bytes = shared_bytes;
+    m.thread = pthread_self();
     m.kernel = kernel;
     m.call = call;
     m.args = args;

@@ -29,7 +29,10 @@ extern "C" __global__ void writes_past_shared_memory(float*) { dynamic_shared<fl
 
 extern "C" __global__ void reads_unaligned(float* out) { out[0] = __uint_as_float(load_16_bytes(out + 1).x); }
 
-extern "C" __global__ void reads_unmapped(float* out) { out[0] = *reinterpret_cast<volatile float*>(16); }
+extern "C" __global__ void reads_unmapped(float* out) {
+    volatile uintptr_t address = 16;
+    out[0] = *reinterpret_cast<float*>(address);
+}
 
 /// out[thread] is 1 where the copy had not arrived, although one had waited for the group before it.
 extern "C" __global__ void reads_a_copy_early(float* out) {
