@@ -24,6 +24,7 @@
 #include <cstring>
 #include <string>
 #include <vector>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -41,14 +42,8 @@ extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_emu
 struct uint3 {
     unsigned x, y, z;
 };
-struct alignas(8) float2 {
-    float x, y;
-};
 struct alignas(16) float4 {
     float x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -105,6 +100,7 @@ static struct {
     Fiber fibers[MAX_THREADS];
     Warp warps[MAX_WARPS];
     jmp_buf launcher;
+    pthread_t thread;
     std::string message;
     unsigned char* stacks;
     unsigned char* dynamic;
@@ -293,7 +289,12 @@ inline void check_mask(const char* what, int line, unsigned mask) {
 }
 
 /// Signals arrive on a stack of their own, because a kernel may have run off the end of its own.
-inline void on_signal(int, siginfo_t* info, void*) {
+inline void on_signal(int number, siginfo_t* info, void*) {
+    if (!pthread_equal(pthread_self(), machine.thread)) {
+        // Not ours: it happens again, to its own end.
+        signal(number, SIG_DFL);
+        return;
+    }
     fault(name_of("access to the unmapped address %p (dynamic shared memory at %p)", info->si_addr, (void*)machine.dynamic));
 }
 
@@ -369,6 +370,7 @@ inline std::string launch(const char* kernel, void (*call)(void**), uint3 grid, 
     auto base = reinterpret_cast<uintptr_t>(memory.data()) + GUARD_BYTES;
     m.dynamic = reinterpret_cast<unsigned char*>((base + 127) / 128 * 128);
     m.dynamic_bytes = shared_bytes;
+    m.thread = pthread_self();
     m.kernel = kernel;
     m.call = call;
     m.args = args;
@@ -416,41 +418,11 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, CALL_SITE) {
     emulation::warp_barrier("__syncwarp", line, nullptr, 0);
 }
 
-template <class T> T __shfl_sync(unsigned mask, T value, int from, int width = 32, CALL_SITE) {
-    emulation::check_mask("__shfl_sync", line, mask);
-    int lane = emulation::lane();
-    return emulation::exchange("__shfl_sync", line, value)[lane / width * width + (from & (width - 1))];
-}
-
 template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, CALL_SITE) {
     emulation::check_mask("__shfl_xor_sync", line, mask);
     int lane = emulation::lane(), from = lane ^ bits;
     auto lanes = emulation::exchange("__shfl_xor_sync", line, value);
     return from / width <= lane / width ? lanes[from] : value;
-}
-
-template <class T> T __shfl_down_sync(unsigned mask, T value, int delta, int width = 32, CALL_SITE) {
-    emulation::check_mask("__shfl_down_sync", line, mask);
-    int lane = emulation::lane();
-    auto lanes = emulation::exchange("__shfl_down_sync", line, value);
-    return lane % width + delta < width ? lanes[lane + delta] : value;
-}
-
-template <class T> T __shfl_up_sync(unsigned mask, T value, int delta, int width = 32, CALL_SITE) {
-    emulation::check_mask("__shfl_up_sync", line, mask);
-    int lane = emulation::lane();
-    auto lanes = emulation::exchange("__shfl_up_sync", line, value);
-    return lane % width >= delta ? lanes[lane - delta] : value;
-}
-
-inline unsigned __ballot_sync(unsigned mask, int predicate, CALL_SITE) {
-    emulation::check_mask("__ballot_sync", line, mask);
-    auto lanes = emulation::exchange("__ballot_sync", line, predicate);
-    unsigned bits = 0;
-    for (int i = 0; i < 32; i++) {
-        bits |= unsigned(lanes[i] != 0) << i;
-    }
-    return bits;
 }
 
 // Types and arithmetic.
@@ -470,17 +442,10 @@ inline float __uint_as_float(unsigned bits) {
     return x;
 }
 
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float sinpif(float x) { return float(sin(M_PI * double(x))); }
 inline float cospif(float x) { return float(cos(M_PI * double(x))); }
 inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif(x); }
-inline unsigned __umulhi(unsigned x, unsigned y) { return unsigned(uint64_t(x) * y >> 32); }
-inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
-    return (unsigned long long)((unsigned __int128)x * y >> 64);
-}
 
 struct __nv_bfloat16 {
     unsigned short bits;
@@ -501,6 +466,10 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
 
 /// This block's dynamic shared memory.
 template <class T> T* dynamic_shared() { return reinterpret_cast<T*>(emulation::machine.dynamic); }
+
+using SharedAddress = uintptr_t;
+
+inline SharedAddress shared_address(const void* pointer) { return reinterpret_cast<SharedAddress>(pointer); }
 
 inline uint4 load_16_bytes(const void* from, CALL_SITE) {
     emulation::check_aligned("a 16-byte load", line, from, 16);
@@ -539,7 +508,8 @@ struct Row {
     unsigned short values[8];
 };
 
-template <bool transposed> void ldmatrix(unsigned (&r)[4], const void* row, const char* what, int line) {
+template <bool transposed> void ldmatrix(unsigned (&r)[4], SharedAddress address, const char* what, int line) {
+    auto* row = reinterpret_cast<const void*>(address);
     check_aligned(what, line, row, 16);
     check_shared(what, line, row, 16);
     Row mine;
@@ -559,7 +529,8 @@ template <bool transposed> void ldmatrix(unsigned (&r)[4], const void* row, cons
     }
 }
 
-inline void cp_async(void* to, const void* from, int bytes, bool valid, const char* what, int line) {
+inline void cp_async(SharedAddress address, const void* from, int bytes, bool valid, const char* what, int line) {
+    auto* to = reinterpret_cast<void*>(address);
     check_aligned(what, line, to, bytes);
     check_aligned(what, line, from, bytes);
     check_shared(what, line, to, bytes);
@@ -570,11 +541,11 @@ inline void cp_async(void* to, const void* from, int bytes, bool valid, const ch
 
 }  // namespace emulation
 
-inline void ldmatrix_x4(unsigned (&r)[4], const void* row, CALL_SITE) {
+inline void ldmatrix_x4(unsigned (&r)[4], SharedAddress row, CALL_SITE) {
     emulation::ldmatrix<false>(r, row, "ldmatrix", line);
 }
 
-inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, CALL_SITE) {
+inline void ldmatrix_x4_trans(unsigned (&r)[4], SharedAddress row, CALL_SITE) {
     emulation::ldmatrix<true>(r, row, "ldmatrix.trans", line);
 }
 
@@ -601,11 +572,11 @@ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], unsigned b0, uns
     }
 }
 
-inline void cp_async_16(void* to, const void* from, bool valid, CALL_SITE) {
+inline void cp_async_16(SharedAddress to, const void* from, bool valid, CALL_SITE) {
     emulation::cp_async(to, from, 16, valid, "cp.async", line);
 }
 
-inline void cp_async_4(void* to, const void* from, bool valid, CALL_SITE) {
+inline void cp_async_4(SharedAddress to, const void* from, bool valid, CALL_SITE) {
     emulation::cp_async(to, from, 4, valid, "cp.async", line);
 }
 

@@ -7,45 +7,38 @@
 // One unit here, one unit a file under nvcc: namespaces keep their internals apart.
 namespace {
 #include "../../src/kernels/cuda/device.cuh"
-#if __has_include("../../src/kernels/cuda/span.cuh")
 #include "../../src/kernels/cuda/span.cuh"
-#endif
 }
-#if __has_include("../../src/kernels/cuda/attention.cu")
+namespace faults {
+namespace {
+#include "faults.cu"
+}
+}  // namespace faults
 namespace attention {
 namespace {
 #include "../../src/kernels/cuda/attention.cu"
 }
 }  // namespace attention
-#endif
-#if __has_include("../../src/kernels/cuda/rows.cu")
 namespace rows {
 namespace {
 #include "../../src/kernels/cuda/rows.cu"
 }
 }  // namespace rows
-#endif
-#if __has_include("../../src/kernels/cuda/norm.cu")
 namespace norm {
 namespace {
 #include "../../src/kernels/cuda/norm.cu"
 }
 }  // namespace norm
-#endif
-#if __has_include("../../src/kernels/cuda/pointwise.cu")
 namespace pointwise {
 namespace {
 #include "../../src/kernels/cuda/pointwise.cu"
 }
 }  // namespace pointwise
-#endif
-#if __has_include("../../src/kernels/cuda/optimizer.cu")
 namespace optimizer {
 namespace {
 #include "../../src/kernels/cuda/optimizer.cu"
 }
 }  // namespace optimizer
-#endif
 
 namespace {
 
@@ -67,7 +60,14 @@ struct Kernel {
 #define KERNEL_OF_BOTH(space, name) KERNEL(space, name##_f32) KERNEL(space, name##_bf16)
 
 const Kernel KERNELS[] = {
-#if __has_include("../../src/kernels/cuda/attention.cu")
+    KERNEL(faults, returns_before_a_barrier)
+    KERNEL(faults, waits_at_two_barriers)
+    KERNEL(faults, splits_a_warp)
+    KERNEL(faults, writes_past_shared_memory)
+    KERNEL(faults, reads_unaligned)
+    KERNEL(faults, reads_unmapped)
+    KERNEL(faults, reads_a_copy_early)
+    KERNEL(faults, multiplies_matrices)
     KERNEL(attention, attention_forward_f32_any)
     KERNEL(attention, attention_forward_bf16_any)
     KERNEL(attention, attention_forward_bf16_d64)
@@ -81,8 +81,6 @@ const Kernel KERNELS[] = {
     KERNEL(attention, attention_backward_key_bf16_any)
     KERNEL(attention, attention_backward_key_bf16_d64)
     KERNEL(attention, attention_backward_key_bf16_d128)
-#endif
-#if __has_include("../../src/kernels/cuda/rows.cu")
     KERNEL_OF_BOTH(rows, gather_rows)
     KERNEL_OF_BOTH(rows, scatter_rows)
     KERNEL_OF_BOTH(rows, add_rows_by_slot)
@@ -94,21 +92,14 @@ const Kernel KERNELS[] = {
     KERNEL(rows, squares_partials)
     KERNEL(rows, squares_total)
     KERNEL(rows, draw_normal)
-#endif
-#if __has_include("../../src/kernels/cuda/norm.cu")
     KERNEL_OF_BOTH(norm, rms_norm_forward)
     KERNEL_OF_BOTH(norm, rms_norm_backward)
-#endif
-#if __has_include("../../src/kernels/cuda/pointwise.cu")
     KERNEL_OF_BOTH(pointwise, rope)
     KERNEL_OF_BOTH(pointwise, swiglu_forward)
     KERNEL_OF_BOTH(pointwise, swiglu_backward)
-#endif
-#if __has_include("../../src/kernels/cuda/optimizer.cu")
     KERNEL_OF_BOTH(optimizer, adamw)
     KERNEL_OF_BOTH(optimizer, adamw_rows)
     KERNEL_OF_BOTH(optimizer, adamw_8bit)
-#endif
 };
 
 std::mutex one_launch_at_a_time;

@@ -18,13 +18,13 @@
 static_assert(simt::forward_shared_bytes(256) == 4 * (96 * 260 + 1024), "as the comment says");
 static_assert(simt::backward_shared_bytes(256) == 4 * (128 * 260 + 1024), "as the comment says");
 #define KERNELS_OF_ANY_DIM(T, name)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(128) attention_forward_##name##_any(FORWARD_ARGUMENTS(T)) {              \
+    extern "C" __global__ void __launch_bounds__(128, 2) attention_forward_##name##_any(FORWARD_ARGUMENTS(T)) {              \
         simt::forward<T>(out, lse, q, k, v, tiles, heads, kv_heads, dim, scale);                                          \
     }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) attention_backward_query_##name##_any(T* dq, BACKWARD_INPUTS(T)) {  \
+    extern "C" __global__ void __launch_bounds__(128, 2) attention_backward_query_##name##_any(T* dq, BACKWARD_INPUTS(T)) {  \
         simt::backward_query<T>(dq, q, k, v, d_out, lse, delta, tiles, heads, kv_heads, dim, scale);                      \
     }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) attention_backward_key_##name##_any(T* dk, T* dv, BACKWARD_INPUTS(T)) { \
+    extern "C" __global__ void __launch_bounds__(128, 2) attention_backward_key_##name##_any(T* dk, T* dv, BACKWARD_INPUTS(T)) { \
         simt::backward_key<T>(dk, dv, q, k, v, d_out, lse, delta, tiles, heads, kv_heads, dim, scale);                    \
     }
 
@@ -51,7 +51,7 @@ static_assert(mma::backward_key_shared_bytes<128>() == 512 * 128 + 512, "as the 
         mma::backward_key<D>(dk, dv, q, k, v, d_out, lse, delta, tiles, heads, kv_heads, scale);                          \
     }
 
-KERNELS_OF_DIM(64, 4, 4, 3)
+KERNELS_OF_DIM(64, 3, 4, 3)
 KERNELS_OF_DIM(128, 3, 3, 2)
 
 /// delta[n, a] = d_out[n, a] . out[n, a]: a warp a head. No shared memory.

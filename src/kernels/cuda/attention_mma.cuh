@@ -21,21 +21,45 @@ template <int D> __device__ __forceinline__ bf16* at(bf16* tile, int row, int ch
 
 /// Asks for rows first..first+COUNT, zeros from `end` on.
 template <int D, int COUNT> __device__ __forceinline__ void copy_rows(bf16* tile, Rows<const bf16> rows, int first, int end) {
-    constexpr int CHUNKS = D / 8;
-    static_assert(COUNT * CHUNKS % THREADS == 0, "all threads copy as many chunks");
+    constexpr int CHUNKS = D / 8, APART = THREADS / CHUNKS;
+    static_assert(COUNT % APART == 0 && APART % 8 == 0, "all threads copy as many chunks, each in one column");
+    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    SharedAddress to = shared_address(at<D>(tile, row, chunk));
+    const bf16* from = rows[first + row] + chunk * 8;
 #pragma unroll
-    for (int i = 0; i < COUNT * CHUNKS / THREADS; i++) {
-        int index = threadIdx.x + i * THREADS;
-        int row = index / CHUNKS, chunk = index % CHUNKS;
-        bool valid = first + row < end;
-        cp_async_16(at<D>(tile, row, chunk), rows[valid ? first + row : first] + chunk * 8, valid);
+    for (int i = 0; i < COUNT; i += APART) {
+        cp_async_16(to + i * D * sizeof(bf16), from + i * rows.stride, first + row + i < end);
     }
 }
 
-/// The left operand of columns 16k.. of the 16 rows from `row` on.
-template <int D> __device__ __forceinline__ void load_left(unsigned (&a)[4], bf16* tile, int row, int k) {
+/// What a lane points ldmatrix to: one row of a tile, and its chunks 2k or 2k + 1.
+///
+/// The address of every other operand of the tile differs from the first one's by constants: added for rows and for
+/// runs of eight chunks, XORed within such a run. Written so that a register is spent on few of them.
+template <int D> struct LaneRow {
+    SharedAddress address;
+    unsigned swizzle;
+
+    __device__ __forceinline__ LaneRow(bf16* tile, int row, int odd)
+        : address(shared_address(tile) + row * D * sizeof(bf16)), swizzle((odd ^ row % 8) * 16) {}
+
+    /// `rows` below, a multiple of 8; `chunk` to the right, an even number.
+    __device__ __forceinline__ SharedAddress operator()(int rows, int chunk) const {
+        return address + (swizzle ^ chunk % 8 * 16) + (chunk / 8 * 128 + rows * D * int(sizeof(bf16)));
+    }
+};
+
+/// Four 8 x 8 matrices of one operand: two below each other, then two to their right. Left operands are read so, and
+/// right ones out of rows of the summed dimension, transposed.
+template <int D> __device__ __forceinline__ LaneRow<D> down_then_right(bf16* tile, int row) {
     int lane = threadIdx.x % 32;
-    ldmatrix_x4(a, at<D>(tile, row + lane % 16, 2 * k + lane / 16));
+    return LaneRow<D>(tile, row + lane % 16, lane / 16);
+}
+
+/// Two beside each other, then two below them: right operands out of rows of columns.
+template <int D> __device__ __forceinline__ LaneRow<D> right_then_down(bf16* tile) {
+    int lane = threadIdx.x % 32;
+    return LaneRow<D>(tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 }
 
 /// This warp's 16 rows of a tile as left operands: kept in registers, or read anew for every product.
@@ -44,9 +68,10 @@ template <int D, bool KEPT> struct LeftRows;
 template <int D> struct LeftRows<D, true> {
     unsigned kept[D / 16][4];
     __device__ __forceinline__ LeftRows(bf16* tile, int row) {
+        LaneRow<D> from = down_then_right<D>(tile, row);
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
-            load_left<D>(kept[k], tile, row, k);
+            ldmatrix_x4(kept[k], from(0, 2 * k));
         }
     }
     __device__ __forceinline__ void load(unsigned (&a)[4], int k) const {
@@ -58,16 +83,15 @@ template <int D> struct LeftRows<D, true> {
 };
 
 template <int D> struct LeftRows<D, false> {
-    bf16* tile;
-    int row;
-    __device__ __forceinline__ LeftRows(bf16* tile, int row) : tile(tile), row(row) {}
-    __device__ __forceinline__ void load(unsigned (&a)[4], int k) const { load_left<D>(a, tile, row, k); }
+    LaneRow<D> from;
+    __device__ __forceinline__ LeftRows(bf16* tile, int row) : from(down_then_right<D>(tile, row)) {}
+    __device__ __forceinline__ void load(unsigned (&a)[4], int k) const { ldmatrix_x4(a, from(0, 2 * k)); }
 };
 
 /// s [16, N] = left [16, D] times the transpose of the tile's N rows.
 template <int D, int N, bool KEPT>
 __device__ __forceinline__ void multiply_transposed(float (&s)[N / 8][4], const LeftRows<D, KEPT>& left, bf16* tile) {
-    int lane = threadIdx.x % 32;
+    LaneRow<D> right = right_then_down<D>(tile);
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
 #pragma unroll
@@ -81,7 +105,7 @@ __device__ __forceinline__ void multiply_transposed(float (&s)[N / 8][4], const 
         left.load(a, k);
 #pragma unroll
         for (int n = 0; n < N / 8; n += 2) {
-            ldmatrix_x4(b, at<D>(tile, n * 8 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+            ldmatrix_x4(b, right(8 * n, 2 * k));
             mma_m16n8k16(s[n], a, b[0], b[1]);
             mma_m16n8k16(s[n + 1], a, b[2], b[3]);
         }
@@ -91,16 +115,16 @@ __device__ __forceinline__ void multiply_transposed(float (&s)[N / 8][4], const 
 /// sum [16, D] += weights [16, K], rounded to bf16, times the tile's K rows.
 template <int D, int K>
 __device__ __forceinline__ void add_product(float (&sum)[D / 8][4], const float (&weights)[K / 8][4], bf16* tile) {
-    int lane = threadIdx.x % 32;
+    LaneRow<D> right = down_then_right<D>(tile, 0);
 #pragma unroll
     for (int k = 0; k < K / 16; k++) {
-        const float(&left)[4] = weights[2 * k], (&right)[4] = weights[2 * k + 1];
-        unsigned a[4] = {pack_bf16(left[0], left[1]), pack_bf16(left[2], left[3]), pack_bf16(right[0], right[1]),
-                         pack_bf16(right[2], right[3])};
+        const float(&first)[4] = weights[2 * k], (&second)[4] = weights[2 * k + 1];
+        unsigned a[4] = {pack_bf16(first[0], first[1]), pack_bf16(first[2], first[3]), pack_bf16(second[0], second[1]),
+                         pack_bf16(second[2], second[3])};
         unsigned b[4];
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
-            ldmatrix_x4_trans(b, at<D>(tile, 16 * k + lane % 16, n + lane / 16));
+            ldmatrix_x4_trans(b, right(16 * k, n));
             mma_m16n8k16(sum[n], a, b[0], b[1]);
             mma_m16n8k16(sum[n + 1], a, b[2], b[3]);
         }
@@ -270,7 +294,6 @@ __device__ __forceinline__ void backward_query(bf16* dq, const bf16* q, const bf
                                                const float* lse, const float* delta, const int* tiles, int heads, int kv_heads,
                                                float scale) {
     constexpr int KEYS = BACKWARD_STEP;
-    constexpr bool KEPT = D <= 64;
     int head = blockIdx.y, kv_head = head / (heads / kv_heads);
     QueryTile tile = QueryTile::read(tiles, blockIdx.x);
     Rows<const bf16> keys(k, kv_heads, D, kv_head), values(v, kv_heads, D, kv_head);
@@ -301,7 +324,7 @@ __device__ __forceinline__ void backward_query(bf16* dq, const bf16* q, const bf
     }
     cp_async_wait<0>();
     __syncthreads();
-    LeftRows<D, KEPT> queries(query_tile, warp_row), gradients(gradient_tile, warp_row);
+    LeftRows<D, D <= 64> queries(query_tile, warp_row), gradients(gradient_tile, warp_row);
 
     float sum[D / 8][4] = {};
     int steps = tile.steps<KEYS>();
@@ -344,7 +367,6 @@ __device__ __forceinline__ void backward_key(bf16* dk, bf16* dv, const bf16* q, 
                                              const float* lse, const float* delta, const int* tiles, int heads, int kv_heads,
                                              float scale) {
     constexpr int QUERIES = BACKWARD_STEP;
-    constexpr bool KEPT = D <= 64;
     int kv_head = blockIdx.y, group = heads / kv_heads;
     KeyTile tile = KeyTile::read(tiles, blockIdx.x);
     bf16* key_tile = dynamic_shared<bf16>();
@@ -355,17 +377,14 @@ __device__ __forceinline__ void backward_key(bf16* dk, bf16* dv, const bf16* q, 
     // lse, then delta.
     auto statistics_of = [&](int step) { return statistics + step % 2 * 2 * QUERIES; };
 
-    int head_steps = tile.steps<QUERIES>();
-    auto row_at = [&](int i) { return tile.key + i % head_steps * QUERIES; };
-    auto copy_step = [&](int i) {
-        int head = kv_head * group + i / head_steps, row = row_at(i);
+    auto copy_step = [&](int i, int head, int row) {
         copy_rows<D, QUERIES>(query_tile(i), Rows<const bf16>(q, heads, D, head), row, tile.query_end);
         copy_rows<D, QUERIES>(gradient_tile(i), Rows<const bf16>(d_out, heads, D, head), row, tile.query_end);
         if (threadIdx.x < 2 * QUERIES) {
             int asking = row + threadIdx.x % QUERIES;
             bool valid = asking < tile.query_end;
             const float* from = threadIdx.x < QUERIES ? lse : delta;
-            cp_async_4(statistics_of(i) + threadIdx.x, from + size_t(valid ? asking : row) * heads + head, valid);
+            cp_async_4(shared_address(statistics_of(i) + threadIdx.x), from + size_t(asking) * heads + head, valid);
         }
         cp_async_commit();
     };
@@ -373,20 +392,25 @@ __device__ __forceinline__ void backward_key(bf16* dk, bf16* dv, const bf16* q, 
     int warp_row = int(threadIdx.x) / 32 * WARP_ROWS, first_key = tile.key + warp_row;
     copy_rows<D, ROWS>(key_tile, Rows<const bf16>(k, kv_heads, D, kv_head), tile.key, tile.end());
     copy_rows<D, ROWS>(value_tile, Rows<const bf16>(v, kv_heads, D, kv_head), tile.key, tile.end());
-    copy_step(0);
+    copy_step(0, kv_head * group, tile.key);
     cp_async_wait<0>();
     __syncthreads();
-    LeftRows<D, KEPT> keys(key_tile, warp_row), values(value_tile, warp_row);
+    LeftRows<D, false> keys(key_tile, warp_row), values(value_tile, warp_row);
 
     float key_sum[D / 8][4] = {}, value_sum[D / 8][4] = {};
-    int steps = group * head_steps;
-    for (int i = 0; i < steps; i++) {
+    int next_head = kv_head * group, next_row = tile.key, head_end = next_head + group;
+    for (int i = 0; next_head < head_end; i++) {
+        int row = next_row;
+        next_row += QUERIES;
+        if (next_row >= tile.query_end) {
+            next_row = tile.key;
+            next_head++;
+        }
         cp_async_wait<0>();
         __syncthreads();
-        if (i + 1 < steps) {
-            copy_step(i + 1);
+        if (next_head < head_end) {
+            copy_step(i + 1, next_head, next_row);
         }
-        int row = row_at(i);
         if (first_key >= tile.end() || row + QUERIES - 1 < first_key) {
             continue;
         }

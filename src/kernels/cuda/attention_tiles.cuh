@@ -63,11 +63,6 @@ struct KeyTile {
     __device__ __forceinline__ KeyTile part(int first, int rows) const {
         return {key + first, min(keys - first, rows), query_end};
     }
-
-    /// In how many steps the asking rows of one head come.
-    template <int QUERIES> __device__ __forceinline__ int steps() const {
-        return (query_end - key + QUERIES - 1) / QUERIES;
-    }
 };
 
 /// Where head `head` begins in rows of `heads` heads, and how far apart they lie.

@@ -30,8 +30,11 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
     return packed;
 }
 
-__device__ __forceinline__ unsigned shared_address(const void* pointer) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+/// An address within shared memory, in bytes.
+using SharedAddress = unsigned;
+
+__device__ __forceinline__ SharedAddress shared_address(const void* pointer) {
+    return static_cast<SharedAddress>(__cvta_generic_to_shared(pointer));
 }
 
 /// d [16, 8] += a [16, 16] b [16, 8], a warp together: bf16 factors, f32 sums.
@@ -42,31 +45,31 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[
 }
 
 /// Four 8 x 8 matrices of bf16 out of shared memory; lane i points to row i % 8 of matrix i / 8.
-__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
 /// The same, every matrix transposed.
-__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
-/// Copies 16 bytes from global to shared memory in the background, or writes zeros if not `valid`.
-__device__ __forceinline__ void cp_async_16(void* to, const void* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)),
+/// Copies 16 bytes from global to shared memory in the background, or writes zeros and reads nothing if not `valid`.
+__device__ __forceinline__ void cp_async_16(SharedAddress to, const void* from, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
 
 /// The same for 4 bytes.
-__device__ __forceinline__ void cp_async_4(void* to, const void* from, bool valid) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)),
+__device__ __forceinline__ void cp_async_4(SharedAddress to, const void* from, bool valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
                  "r"(valid ? 4 : 0)
                  : "memory");
 }
@@ -91,44 +94,6 @@ __device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
 template <class T> __device__ __forceinline__ T from_f32(float x);
 template <> __device__ __forceinline__ float from_f32<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16_rn(x); }
-
-/// As many values as 16 bytes hold, moved in one access.
-template <class T> struct Vec16;
-
-template <> struct Vec16<float> {
-    static constexpr int COUNT = 4;
-    float values[COUNT];
-    __device__ __forceinline__ float get(int i) const { return values[i]; }
-    __device__ __forceinline__ void set(int i, float x) { values[i] = x; }
-    __device__ __forceinline__ static Vec16 load(const float* from) {
-        uint4 raw = load_16_bytes(from);
-        return {{__uint_as_float(raw.x), __uint_as_float(raw.y), __uint_as_float(raw.z), __uint_as_float(raw.w)}};
-    }
-    __device__ __forceinline__ void store(float* to) const {
-        store_16_bytes(to, {__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]),
-                            __float_as_uint(values[3])});
-    }
-};
-
-template <> struct Vec16<bf16> {
-    static constexpr int COUNT = 8;
-    float values[COUNT];
-    __device__ __forceinline__ float get(int i) const { return values[i]; }
-    /// Rounded when it is stored.
-    __device__ __forceinline__ void set(int i, float x) { values[i] = x; }
-    __device__ __forceinline__ static Vec16 load(const bf16* from) {
-        uint4 raw = load_16_bytes(from);
-        return {{low(raw.x), high(raw.x), low(raw.y), high(raw.y), low(raw.z), high(raw.z), low(raw.w), high(raw.w)}};
-    }
-    __device__ __forceinline__ void store(bf16* to) const {
-        store_16_bytes(to, {pack_bf16(values[0], values[1]), pack_bf16(values[2], values[3]),
-                            pack_bf16(values[4], values[5]), pack_bf16(values[6], values[7])});
-    }
-
-  private:
-    __device__ __forceinline__ static float low(unsigned pair) { return __uint_as_float(pair << 16); }
-    __device__ __forceinline__ static float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-};
 
 /// Whether 16-byte accesses at this address are possible.
 __device__ __forceinline__ bool is_aligned_16(const void* address) {
