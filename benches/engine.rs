@@ -218,7 +218,7 @@ fn training(c: &mut Criterion) {
             objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
         ],
         micro_batch_tokens: config.micro_batch_tokens,
-        memory: Memory::new(model.config(), &config, true),
+        memory: Memory::of_loaded(&model, &config),
     };
     let mut gradients = model.gradients().unwrap();
     let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;

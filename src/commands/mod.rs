@@ -5,6 +5,8 @@ mod datasets;
 pub mod eval;
 pub mod fit;
 pub mod loaded;
+mod parts;
+pub mod plan;
 mod preflight;
 mod progress;
 mod run_folder;

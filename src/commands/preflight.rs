@@ -1,14 +1,18 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
 use super::datasets;
+use super::plan::report;
+use crate::base::figures;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::hub::HubSettings;
-use crate::model::config::{SANDBOX_TOKENIZER, Source};
+use crate::model::config::{Dtype, SANDBOX_TOKENIZER, Source};
+use crate::model::reward_model::compute_dtype;
 use crate::model::weights::WeightFiles;
 use crate::model::{DecoderConfig, DeviceChoice, config_json};
-use crate::{Error, Result};
+use crate::trainer::memory::{Budget, Memory, Storage};
+use crate::{Error, Result, trainer};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +32,8 @@ pub struct Preflight {
     pub decoder: Option<DecoderConfig>,
     /// What could not be checked, or will only show later.
     pub hints: Vec<String>,
+    train: trainer::Config,
+    dtype: Option<Dtype>,
     problems: Vec<String>,
 }
 
@@ -36,7 +42,8 @@ pub struct Preflight {
 /// # Errors
 /// [`Error::Config`] for the file `path` with every problem at once, each with its key.
 pub fn check(path: &Path, config: &RunConfig) -> Result<Preflight> {
-    let mut found = Preflight::default();
+    let mut found =
+        Preflight { train: config.train.clone(), dtype: config.model.dtype, ..Preflight::default() };
     found.check_model(config);
     found.check_data(config);
     found.check_device(config);
@@ -251,53 +258,30 @@ impl fmt::Display for Preflight {
         let Some(decoder) = &self.decoder else {
             return write!(f, "parameters: not known before the model is fetched");
         };
-        let parameters = decoder.parameter_count();
-        // f32 each: the master weight, its gradient, and AdamW's two moments.
-        let bytes = |copies: u64| gib(4 * copies * parameters);
+        let config = &self.train;
+        let on_cpu = match config.device {
+            DeviceChoice::Cpu => true,
+            DeviceChoice::Auto => !candle_core::utils::cuda_is_available(),
+            DeviceChoice::Cuda(_) => false,
+        };
+        let storage = Storage::new(decoder, compute_dtype(on_cpu, self.dtype), on_cpu);
+        let memory = Memory::new(decoder, &storage, config, Budget { bytes: None });
         write!(
             f,
             "parameters: {} ({} layers, hidden {}, vocabulary {})\n\
-             memory: {} for f32 master weights, {} for gradients, {} for AdamW's moments; activations come on top",
-            grouped(parameters),
+             memory: {}; activations come on top (`rmtrain plan` counts them)",
+            figures::grouped(decoder.parameter_count()),
             decoder.num_layers,
             decoder.hidden_size,
             decoder.vocab_size,
-            bytes(1),
-            bytes(1),
-            bytes(2),
+            report::static_memory(&memory, decoder.vocab_size as u64, decoder.vocab_size as u64),
         )
     }
-}
-
-fn gib(bytes: u64) -> String {
-    const MIB: f64 = (1 << 20) as f64;
-    let mib = bytes as f64 / MIB;
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
-}
-
-/// 494032768 as 494,032,768.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures_are_readable() {
-        assert_eq!(grouped(494_032_768), "494,032,768");
-        assert_eq!((grouped(12), grouped(1000)), ("12".into(), "1,000".into()));
-        assert_eq!(gib(4 * 494_032_768), "1.8 GiB");
-    }
 
     #[test]
     fn files_and_globs_are_looked_for() {

@@ -38,6 +38,17 @@ impl DeviceChoice {
     }
 }
 
+/// The most memory that this process has held on `device` so far. `None` on the CPU, whose memory the system counts
+/// (`base::memory`), and where the device does not say.
+pub fn device_peak_bytes(_device: &Device) -> Option<u64> {
+    None
+}
+
+/// Memory that is free on `device`. `None` on the CPU, see [`device_peak_bytes`], and where the device does not say.
+pub fn device_free_bytes(_device: &Device) -> Option<u64> {
+    None
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -98,7 +98,7 @@ impl RewardModel {
         head_was_drawn: bool,
         values: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let dtype = compute_dtype(device, dtype);
+        let dtype = compute_dtype(device.is_cpu(), dtype);
         let mut parameters = Parameters::new(match dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
@@ -209,9 +209,9 @@ impl RewardModel {
     }
 }
 
-/// f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
-fn compute_dtype(device: &Device, asked: Option<Dtype>) -> Dtype {
-    if device.is_cpu() { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
+/// The precision of the computation: f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
+pub fn compute_dtype(on_cpu: bool, asked: Option<Dtype>) -> Dtype {
+    if on_cpu { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
 }
 
 fn draw_head(shape: &[usize], init: HeadInit) -> Vec<f32> {

@@ -13,7 +13,7 @@ use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
 use crate::eval::{self, EvalReport, Origin, SequenceScorer, SplitReport, Splits, evaluate_split};
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
-use crate::model::{RewardModel, pack};
+use crate::model::RewardModel;
 use crate::optim::{self, AdamW, clip, schedule};
 use crate::{Error, Result, objective};
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         let plan = StepPlan {
             terms: setup.objective,
             micro_batch_tokens: config.micro_batch_tokens,
-            memory: Memory::new(model.config(), config, model.device().is_cpu()),
+            memory: Memory::of_loaded(&model, config),
         };
         let run = Self {
             folder,
@@ -418,12 +418,4 @@ fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Optio
         Some(value) => Ok(Some((metric.to_owned(), value))),
         None => Err(unknown(format!("a figure that the split has; this one has no {field}"))),
     }
-}
-
-/// Packed and plain tokens of some pairs: what sharing prompts saves.
-pub fn token_counts(pairs: &[TokenPair]) -> (usize, usize) {
-    pairs.iter().fold((0, 0), |(packed, plain), pair| {
-        let group = [pair.chosen.clone(), pair.rejected.clone()];
-        (packed + pack::packed_tokens(&group), plain + pair.chosen.len() + pair.rejected.len())
-    })
 }

@@ -2,52 +2,161 @@
 
 use super::config;
 use crate::base::memory::available_bytes;
-use crate::model::DecoderConfig;
+use crate::model::config::Dtype;
+use crate::model::device::device_free_bytes;
+use crate::model::{DecoderConfig, RewardModel};
+use candle_core::Device;
+
+const F32: u64 = 4;
+/// Of the memory that is free, what a run may take: other programs want some, too.
+const SHARE_OF_FREE: f64 = 0.8;
+/// What products on the CPU pack their operands into, and small tensors.
+const WORKSPACE_BYTES: u64 = 48 << 20;
 
 /// How the activations of a step are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Activations {
     Keep,
     Recompute,
     RewardsFirst,
 }
 
-/// The memory model of one run.
+impl Activations {
+    /// From most memory and least computation to the opposite.
+    pub const ALL: [Activations; 3] = [Activations::Keep, Activations::Recompute, Activations::RewardsFirst];
+
+    /// The word in `train.activations`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activations::Keep => "keep",
+            Activations::Recompute => "recompute",
+            Activations::RewardsFirst => "rewards-first",
+        }
+    }
+}
+
+/// What parameters take beside their f32 masters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Storage {
+    /// Bytes of a value in forward and backward; below 4 there is a copy of every master.
+    pub compute_bytes: u64,
+    /// Both moments of one trained parameter.
+    pub moment_bytes: f64,
+    /// Parameters that are trained, without the embedding.
+    pub trained: u64,
+    pub embedding_is_trained: bool,
+    /// Rows of the embedding that no gradient ever reached take no memory for their moments.
+    pub moments_are_sparse: bool,
+}
+
+impl Storage {
+    /// For all parameters trained with f32 moments.
+    pub fn new(decoder: &DecoderConfig, dtype: Dtype, on_cpu: bool) -> Self {
+        Self {
+            compute_bytes: match dtype {
+                Dtype::F32 => F32,
+                Dtype::Bf16 | Dtype::F16 => 2,
+            },
+            moment_bytes: 2.0 * F32 as f64,
+            trained: decoder.parameter_count() - embedding_count(decoder),
+            embedding_is_trained: true,
+            moments_are_sparse: on_cpu,
+        }
+    }
+}
+
+fn embedding_count(decoder: &DecoderConfig) -> u64 {
+    (decoder.vocab_size * decoder.hidden_size) as u64
+}
+
+/// What a step asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepSize {
+    /// Packed tokens of all micro-batches.
+    pub tokens: u64,
+    /// Packed tokens of the largest micro-batch.
+    pub largest: u64,
+    pub micro_batches: u64,
+    /// Rows of the embedding that its tokens use.
+    pub rows: u64,
+}
+
+/// Memory that a run may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// For everything that the run holds, weights included; `None` where neither the user nor the system names a limit.
+    pub bytes: Option<u64>,
+}
+
+impl Budget {
+    /// What the configuration allows, else most of what `device` has free, on top of the `held` bytes that the run has
+    /// taken already.
+    pub fn new(config: &config::Config, device: &Device, held: u64) -> Self {
+        let free = || if device.is_cpu() { available_bytes() } else { device_free_bytes(device) };
+        let usable = |free: u64| (free as f64 * SHARE_OF_FREE) as u64 + held;
+        Self { bytes: config.memory_budget_gib.map(Self::gib).or_else(|| free().map(usable)) }
+    }
+
+    /// So many GiB.
+    pub fn gib(gib: f64) -> u64 {
+        (gib * (1_u64 << 30) as f64) as u64
+    }
+}
+
+/// The memory model of one run: bytes, from shapes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Memory {
     forced: Option<Activations>,
-    /// Bytes for activations; `None` where neither the user nor the system names a limit.
-    budget: Option<u64>,
-    /// Bytes a packed token takes when its activations are kept.
+    pub budget: Budget,
+    /// A packed token whose activations are kept.
     kept_per_token: u64,
-    /// Bytes a packed token takes when only layer inputs are kept.
+    /// A packed token of which only layer inputs are kept.
     inputs_per_token: u64,
-    /// Bytes a packed token takes while one layer runs, forward and backward.
-    working_per_token: u64,
-    /// Masters, gradients and moments.
-    pub static_bytes: u64,
+    /// A packed token while a layer runs backward from its kept activations.
+    backward_per_token: u64,
+    /// A packed token while a layer runs, of which only its input is there.
+    layer_per_token: u64,
+    pub masters: u64,
+    /// Masters in the compute dtype, where that is another one.
+    pub compute_copies: u64,
+    dense_gradients: u64,
+    dense_moments: u64,
+    /// A row of the embedding: its gradient and its moments.
+    row_gradient: u64,
+    row_moments: u64,
+    rows: u64,
+    moments_are_sparse: bool,
+    pub workspace: u64,
+    /// The largest parameter, which is there twice while it is loaded.
+    largest_parameter: u64,
 }
 
-const F32: u64 = 4;
-
 impl Memory {
-    /// For a model of this shape in f32. What the machine has free says nothing about another device's memory.
-    pub fn new(decoder: &DecoderConfig, config: &config::Config, on_cpu: bool) -> Self {
+    /// For a model of this shape, stored like that.
+    pub fn new(decoder: &DecoderConfig, storage: &Storage, config: &config::Config, budget: Budget) -> Self {
         let hidden = decoder.hidden_size as u64;
         let query = (decoder.num_heads * decoder.head_dim) as u64;
         let key_value = (decoder.num_kv_heads * decoder.head_dim) as u64;
         let intermediate = decoder.intermediate_size as u64;
         let layers = decoder.num_layers as u64;
-        // Input, middle; q, attention output and its log-sum-exp; k, v; gate, up.
-        let layer = 2 * hidden + 2 * query + decoder.num_heads as u64 + 2 * key_value + 2 * intermediate;
-        let static_bytes = decoder.parameter_count() * 4 * F32;
-        let budget = match config.memory_budget_gib {
-            Some(gib) => Some(((gib * (1u64 << 30) as f64) as u64).saturating_sub(static_bytes)),
-            // Called once the model is loaded: gradients and moments are still to come.
-            None => available_bytes()
-                .filter(|_| on_cpu)
-                .map(|free| (free / 10 * 8).saturating_sub(static_bytes / 4 * 3)),
-        };
+        let width = storage.compute_bytes;
+        // Input; q and attention's output; k and v. The last layer's other intermediates are those of last tokens.
+        let until_attention = width * (hidden + 2 * query + 2 * key_value) + F32 * decoder.num_heads as u64;
+        // Middle; gate and up.
+        let after_attention = width * (hidden + 2 * intermediate);
+        let full = until_attention + after_attention;
+        // What forward holds beside: both normed inputs, the output, q and k before rotation, the gated product.
+        let forward = width * (3 * hidden + query + key_value + intermediate);
+        // The gradients of output, product, gate and up, with the product formed again.
+        let backward_of_mlp = width * (4 * intermediate + hidden);
+        // Those of output and middle, of attention's output, of q, k and v before and after rotation; the normed input.
+        let backward_of_attention = width * (4 * hidden + 3 * query + 4 * key_value);
+        let backward = backward_of_mlp.max(backward_of_attention);
+        let parameters = decoder.parameter_count();
+        let embedding = u64::from(storage.embedding_is_trained);
+        let moments = |count: u64| (count as f64 * storage.moment_bytes) as u64;
+        let largest_parameter = F32 * embedding_count(decoder).max(hidden * intermediate);
         Self {
             forced: match config.activations {
                 config::Activations::Auto => None,
@@ -56,35 +165,106 @@ impl Memory {
                 config::Activations::RewardsFirst => Some(Activations::RewardsFirst),
             },
             budget,
-            kept_per_token: F32 * layer * layers,
-            inputs_per_token: F32 * hidden * layers,
-            working_per_token: F32 * 2 * (layer + 2 * hidden + 2 * intermediate),
-            static_bytes,
+            kept_per_token: full * layers.saturating_sub(1) + until_attention,
+            inputs_per_token: width * hidden * layers,
+            backward_per_token: backward.max(forward),
+            layer_per_token: full - width * hidden + backward.max(forward),
+            masters: F32 * parameters,
+            compute_copies: if width < F32 { width * parameters } else { 0 },
+            dense_gradients: F32 * storage.trained,
+            dense_moments: moments(storage.trained),
+            row_gradient: embedding * F32 * hidden,
+            row_moments: embedding * moments(hidden),
+            rows: decoder.vocab_size as u64,
+            moments_are_sparse: storage.moments_are_sparse,
+            workspace: WORKSPACE_BYTES,
+            largest_parameter,
         }
     }
 
-    /// How to hold a step of `tokens` packed tokens whose largest micro-batch has `largest`.
-    pub fn choose(&self, tokens: usize, largest: usize) -> Activations {
+    /// For a model that is loaded already.
+    pub fn of_loaded(model: &RewardModel, config: &config::Config) -> Self {
+        let (decoder, device) = (model.config(), model.device());
+        let storage = Storage::new(decoder, model.dtype(), device.is_cpu());
+        let empty = Budget { bytes: None };
+        let memory = Self::new(decoder, &storage, config, empty);
+        let held = memory.masters + memory.compute_copies;
+        Self { budget: Budget::new(config, device, held), ..memory }
+    }
+
+    /// How to hold a step's activations: the first way that fits, all moments counted.
+    pub fn choose(&self, step: StepSize) -> Activations {
         if let Some(forced) = self.forced {
             return forced;
         }
-        let Some(budget) = self.budget else { return Activations::Recompute };
-        let fits = |activations| self.activation_bytes(activations, tokens, largest) <= budget;
-        [Activations::Keep, Activations::Recompute]
-            .into_iter()
-            .find(|a| fits(*a))
-            .unwrap_or(Activations::RewardsFirst)
+        if self.budget.bytes.is_none() {
+            return Activations::Recompute;
+        }
+        let fits = |activations: &Activations| self.fits(*activations, step);
+        Activations::ALL.into_iter().find(fits).unwrap_or(Activations::RewardsFirst)
     }
 
-    /// Bytes that a step's activations take at their peak.
-    pub fn activation_bytes(&self, activations: Activations, tokens: usize, largest: usize) -> u64 {
-        let (tokens, largest) = (tokens as u64, largest as u64);
-        let held = match activations {
+    /// Whether a step held in this way stays within the budget, once all moments are there.
+    pub fn fits(&self, activations: Activations, step: StepSize) -> bool {
+        self.budget.bytes.is_none_or(|budget| self.peak_bytes(activations, step, self.rows) <= budget)
+    }
+
+    /// Gradients of a step whose tokens use `rows` rows of the embedding.
+    pub fn gradients(&self, rows: u64) -> u64 {
+        self.dense_gradients + self.row_gradient * rows.min(self.rows)
+    }
+
+    /// Moments, once gradients reached `rows` rows of the embedding.
+    pub fn moments(&self, rows: u64) -> u64 {
+        let rows = if self.moments_are_sparse { rows.min(self.rows) } else { self.rows };
+        self.dense_moments + self.row_moments * rows
+    }
+
+    /// Moments of every parameter.
+    pub fn all_moments(&self) -> u64 {
+        self.moments(self.rows)
+    }
+
+    /// What a step's activations take at their peak.
+    pub fn activation_bytes(&self, activations: Activations, step: StepSize) -> u64 {
+        self.held(activations, step.tokens, step.largest) + self.working(activations, step.largest)
+    }
+
+    fn held(&self, activations: Activations, tokens: u64, largest: u64) -> u64 {
+        match activations {
             Activations::Keep => tokens * self.kept_per_token,
             Activations::Recompute => tokens * self.inputs_per_token,
             Activations::RewardsFirst => largest * self.inputs_per_token,
+        }
+    }
+
+    /// While one layer of the largest micro-batch runs.
+    fn working(&self, activations: Activations, largest: u64) -> u64 {
+        largest
+            * match activations {
+                Activations::Keep => self.backward_per_token,
+                Activations::Recompute | Activations::RewardsFirst => self.layer_per_token,
+            }
+    }
+
+    /// The most that a step takes, everything together, when gradients have reached `rows_reached` rows of the
+    /// embedding.
+    ///
+    /// Gradients take memory from the first backward on, and activations give theirs back on the way: of the first
+    /// micro-batch all are there before any gradient is, and none when all gradients are.
+    pub fn peak_bytes(&self, activations: Activations, step: StepSize, rows_reached: u64) -> u64 {
+        let gradients = self.gradients(step.rows);
+        let working = self.working(activations, step.largest);
+        let first = step.tokens.div_ceil(step.micro_batches.max(1));
+        let before = self.held(activations, step.tokens, step.largest) + working;
+        // What is held while the second one runs; where there is none, the first one's lowest layer.
+        let others = match step.micro_batches {
+            0 | 1 => 0,
+            _ => self.held(activations, step.tokens - first, step.largest),
         };
-        held + largest * self.working_per_token
+        let during = others + gradients + working;
+        let training = self.moments(rows_reached) + self.workspace + before.max(during);
+        self.masters + self.compute_copies + training.max(self.largest_parameter)
     }
 }
 
@@ -93,8 +273,8 @@ mod tests {
     use super::*;
     use crate::model::Family;
 
-    fn memory(config: config::Config) -> Memory {
-        let decoder = DecoderConfig {
+    fn decoder() -> DecoderConfig {
+        DecoderConfig {
             family: Family::Qwen2,
             hidden_size: 64,
             intermediate_size: 128,
@@ -112,18 +292,24 @@ mod tests {
             mlp_bias: false,
             tie_word_embeddings: true,
             initializer_range: 0.02,
-        };
-        Memory::new(&decoder, &config, true)
+        }
     }
+
+    fn memory(config: &config::Config, dtype: Dtype) -> Memory {
+        let storage = Storage::new(&decoder(), dtype, true);
+        Memory::new(&decoder(), &storage, config, Budget::new(config, &Device::Cpu, 0))
+    }
+
+    const STEP: StepSize = StepSize { tokens: 100_000, largest: 1_000, micro_batches: 100, rows: 90 };
 
     #[test]
     fn less_memory_keeps_less() {
         let with = |gib: f64| {
             let config = config::Config { memory_budget_gib: Some(gib), ..config::Config::default() };
-            memory(config).choose(100_000, 1_000)
+            memory(&config, Dtype::F32).choose(STEP)
         };
         assert_eq!(with(10.0), Activations::Keep);
-        assert_eq!(with(0.2), Activations::Recompute);
+        assert_eq!(with(0.3), Activations::Recompute);
         assert_eq!(with(0.01), Activations::RewardsFirst);
     }
 
@@ -134,6 +320,40 @@ mod tests {
             memory_budget_gib: Some(1000.0),
             ..config::Config::default()
         };
-        assert_eq!(memory(config).choose(10, 10), Activations::RewardsFirst);
+        assert_eq!(memory(&config, Dtype::F32).choose(STEP), Activations::RewardsFirst);
+    }
+
+    #[test]
+    fn parts_are_counted_by_hand() {
+        let config = config::Config::default();
+        let f32 = memory(&config, Dtype::F32);
+        let parameters = decoder().parameter_count();
+        let dense = parameters - 100 * 64;
+        assert_eq!((f32.masters, f32.compute_copies), (4 * parameters, 0));
+        assert_eq!(f32.gradients(10), 4 * (dense + 10 * 64));
+        assert_eq!((f32.moments(10), f32.all_moments()), (8 * (dense + 10 * 64), 8 * parameters));
+        // x, middle; q, attention; k, v; gate, up; the log-sum-exp. The last layer has x, q, k, v and attention.
+        let full = 4 * (2 * 64 + 2 * 64 + 2 * 32 + 2 * 128 + 4);
+        assert_eq!(f32.held(Activations::Keep, 7, 1), 7 * (3 * full + 4 * (64 + 2 * 64 + 2 * 32 + 4)));
+        assert_eq!(f32.held(Activations::Recompute, 7, 3), 7 * 4 * 64 * 4);
+        assert_eq!(f32.held(Activations::RewardsFirst, 7, 3), 3 * 4 * 64 * 4);
+        let bf16 = memory(&config, Dtype::Bf16);
+        assert_eq!((bf16.masters, bf16.compute_copies), (4 * parameters, 2 * parameters));
+        assert_eq!(bf16.gradients(10), f32.gradients(10));
+        assert_eq!(2 * bf16.held(Activations::Recompute, 7, 3), f32.held(Activations::Recompute, 7, 3));
+    }
+
+    #[test]
+    fn gradients_and_all_activations_are_never_there_together() {
+        let memory = memory(&config::Config::default(), Dtype::F32);
+        let fixed = memory.masters + memory.moments(0) + memory.workspace;
+        let one = StepSize { tokens: 100_000, largest: 100_000, micro_batches: 1, rows: 0 };
+        let expected = fixed + memory.activation_bytes(Activations::Keep, one);
+        assert_eq!(memory.peak_bytes(Activations::Keep, one, 0), expected);
+        // Where activations are small, the gradients decide.
+        let small = StepSize { tokens: 2, largest: 1, micro_batches: 2, rows: 0 };
+        let expected = fixed + memory.gradients(0) + memory.activation_bytes(Activations::Recompute, small)
+            - memory.held(Activations::Recompute, 1, 1);
+        assert_eq!(memory.peak_bytes(Activations::Recompute, small, 0), expected);
     }
 }
