@@ -194,12 +194,12 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
     let memory = Memory::new(&decoder, &storage, &config.train, Budget::new(&config.train, &device, 0));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, device.is_cpu()));
+    // Steps first: the buffers that products leave behind are part of their memory.
+    let steps = if args.measure { Some(measure_steps(&config, &decoder, &inputs, first)?) } else { None };
     let speed = speed(args.peak_tflops, &decoder, &device, config.train.device)?;
     let device_name = speed.as_ref().map_or_else(|| "a GPU that is not known".into(), |s| s.source.clone());
-    let measured = match args.measure {
-        true => Some(measure_steps(&config, &decoder, &inputs, first, speed.as_ref())?),
-        false => None,
-    };
+    let measured =
+        steps.map(|(sample, steps)| judge(steps, &Inputs { sample: &sample, ..inputs }, speed.as_ref()));
     Ok(Plan {
         name: args.config.display().to_string(),
         data: store.report().clone(),
@@ -266,14 +266,19 @@ fn speed(
     Ok(known.and_then(|(tflops, name)| of(tflops * 1e12, format!("{name}, dense bf16 by its data sheet"))))
 }
 
-/// Makes the first steps of the run on a model that is thrown away.
+/// Seconds of each step, and the most memory of any.
+struct MeasuredSteps {
+    seconds: Vec<f64>,
+    peak_bytes: Option<u64>,
+}
+
+/// Makes the first steps of the run on a model that is thrown away; their lengths come back, too.
 fn measure_steps(
     config: &RunConfig,
     decoder: &DecoderConfig,
     inputs: &Inputs,
     batches: Vec<Batch>,
-    speed: Option<&Speed>,
-) -> Result<Measured> {
+) -> Result<(Sample, MeasuredSteps)> {
     let mut sample = Sample::new(decoder.vocab_size);
     batches.iter().for_each(|batch| sample.push_step(&batch.pairs));
     eprintln!("loading the model, then {} steps", batches.len());
@@ -288,11 +293,12 @@ fn measure_steps(
         true => process::peak_bytes().zip(before).map(|(peak, before)| peak.saturating_sub(before)),
         false => device_peak_bytes(&device),
     };
-    Ok(judge(&seconds, &Inputs { sample: &sample, ..*inputs }, peak_bytes, speed))
+    Ok((sample, MeasuredSteps { seconds, peak_bytes }))
 }
 
-/// Holds the steps of `inputs` against their estimate.
-fn judge(seconds: &[f64], inputs: &Inputs, peak_bytes: Option<u64>, speed: Option<&Speed>) -> Measured {
+/// Holds measured steps against their estimate; `inputs` are theirs.
+fn judge(measured: MeasuredSteps, inputs: &Inputs, speed: Option<&Speed>) -> Measured {
+    let MeasuredSteps { seconds, peak_bytes } = measured;
     let steps = inputs.step_costs(inputs.config.micro_batch_tokens);
     let total: f64 = seconds.iter().sum();
     let rate = |value: &dyn Fn(usize) -> u64| {
@@ -306,7 +312,6 @@ fn judge(seconds: &[f64], inputs: &Inputs, peak_bytes: Option<u64>, speed: Optio
     let peaks = steps.iter().map(|step| inputs.memory.peak_bytes(step.activations, step.size, rows));
     let predicted = peaks.max().unwrap_or(0);
     Measured {
-        seconds: seconds.to_vec(),
         seconds_per_step: median(seconds.iter().copied()),
         tokens_per_second: rate(&|i| steps[i].plain_tokens),
         packed_tokens_per_second: rate(&|i| steps[i].size.tokens),
@@ -317,6 +322,7 @@ fn judge(seconds: &[f64], inputs: &Inputs, peak_bytes: Option<u64>, speed: Optio
         peak_bytes,
         time_factor: speed.map(|speed| total / speed.seconds(computed)),
         memory_factor: peak_bytes.map(|bytes| bytes as f64 / predicted.max(1) as f64),
+        seconds,
     }
 }
 

@@ -45,13 +45,8 @@ impl<'a> Inputs<'a> {
     fn step_cost(&self, pairs: &[PairLengths], rows: u64, micro_batch_tokens: usize) -> StepCost {
         let packed: Vec<u64> = pairs.iter().map(PairLengths::packed).collect();
         let micro_batches = pack::micro_batches_of(packed.iter().map(|&n| n as usize), micro_batch_tokens);
-        let largest = micro_batches.iter().map(|range| packed[range.clone()].iter().sum()).max();
-        let size = StepSize {
-            tokens: packed.iter().sum(),
-            largest: largest.unwrap_or(0),
-            micro_batches: micro_batches.len() as u64,
-            rows,
-        };
+        let sizes = micro_batches.into_iter().map(|range| packed[range].iter().sum());
+        let size = StepSize::new(sizes, rows);
         let activations = self.memory.choose(size);
         let flops = self.flops.count(pairs.iter().map(PairLengths::work).sum::<Work>());
         StepCost {
@@ -206,7 +201,11 @@ impl Estimate {
             run_peak_bytes: steps.iter().map(peak).max().unwrap_or(0),
             step_rows: steps.iter().map(|step| step.size.rows).max().unwrap_or(0),
             rows,
-            largest_step: steps.iter().map(|step| step.size).max_by_key(|size| size.tokens).unwrap_or_default(),
+            largest_step: steps
+                .iter()
+                .map(|step| step.size)
+                .max_by_key(|size| size.tokens)
+                .unwrap_or_default(),
         }
     }
 
@@ -296,7 +295,7 @@ pub(super) mod tests {
         let (config, sample) = (Config { batch_pairs: 2, ..Config::default() }, sample(1));
         let inputs = Inputs::new(&decoder(), &config, memory(0), 2, 1, &sample);
         let steps = inputs.step_costs(1);
-        assert_eq!((steps[0].activations, steps[0].size.micro_batches), (Activations::RewardsFirst, 2));
+        assert_eq!((steps[0].activations, steps[0].size.largest_later), (Activations::RewardsFirst, 60));
         let Flops { forward, backward, scores_again, layers_again } = steps[0].flops;
         assert_eq!(steps[0].computed(), 2 * forward + layers_again + backward + scores_again);
         assert_eq!(steps[0].size.largest, 60);

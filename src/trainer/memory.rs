@@ -77,9 +77,23 @@ pub struct StepSize {
     pub tokens: u64,
     /// Packed tokens of the largest micro-batch.
     pub largest: u64,
-    pub micro_batches: u64,
+    /// Packed tokens of the first micro-batch.
+    pub first: u64,
+    /// Packed tokens of the largest one after the first; 0 where there is no other.
+    pub largest_later: u64,
     /// Rows of the embedding that its tokens use.
     pub rows: u64,
+}
+
+impl StepSize {
+    /// A step of micro-batches of these many packed tokens.
+    pub fn new(micro_batches: impl IntoIterator<Item = u64>, rows: u64) -> Self {
+        let mut sizes = micro_batches.into_iter();
+        let first = sizes.next().unwrap_or(0);
+        let (tokens, largest_later) =
+            sizes.fold((first, 0), |(sum, largest), size| (sum + size, size.max(largest)));
+        Self { tokens, largest: first.max(largest_later), first, largest_later, rows }
+    }
 }
 
 /// Memory that a run may use.
@@ -253,16 +267,13 @@ impl Memory {
     /// Gradients take memory from the first backward on, and activations give theirs back on the way: of the first
     /// micro-batch all are there before any gradient is, and none when all gradients are.
     pub fn peak_bytes(&self, activations: Activations, step: StepSize, rows_reached: u64) -> u64 {
-        let gradients = self.gradients(step.rows);
-        let working = self.working(activations, step.largest);
-        let first = step.tokens.div_ceil(step.micro_batches.max(1));
-        let before = self.held(activations, step.tokens, step.largest) + working;
-        // What is held while the second one runs; where there is none, the first one's lowest layer.
-        let others = match step.micro_batches {
-            0 | 1 => 0,
-            _ => self.held(activations, step.tokens - first, step.largest),
+        let before = self.activation_bytes(activations, step);
+        // While the second one runs; where there is none, the first one's lowest layer.
+        let (others, size) = match step.largest_later {
+            0 => (0, step.first),
+            later => (self.held(activations, step.tokens - step.first, later), later),
         };
-        let during = others + gradients + working;
+        let during = others + self.working(activations, size) + self.gradients(step.rows);
         let training = self.moments(rows_reached) + self.workspace + before.max(during);
         self.masters + self.compute_copies + training.max(self.largest_parameter)
     }
@@ -300,7 +311,16 @@ mod tests {
         Memory::new(&decoder(), &storage, config, Budget::new(config, &Device::Cpu, 0))
     }
 
-    const STEP: StepSize = StepSize { tokens: 100_000, largest: 1_000, micro_batches: 100, rows: 90 };
+    /// A hundred micro-batches of a thousand tokens.
+    const STEP: StepSize =
+        StepSize { tokens: 100_000, largest: 1_000, first: 1_000, largest_later: 1_000, rows: 90 };
+
+    #[test]
+    fn a_step_knows_its_micro_batches() {
+        assert_eq!(StepSize::new([1_000; 100], 90), STEP);
+        let uneven = StepSize { tokens: 9, largest: 5, first: 5, largest_later: 3, rows: 1 };
+        assert_eq!(StepSize::new([5, 1, 3], 1), uneven);
+    }
 
     #[test]
     fn less_memory_keeps_less() {
@@ -347,11 +367,12 @@ mod tests {
     fn gradients_and_all_activations_are_never_there_together() {
         let memory = memory(&config::Config::default(), Dtype::F32);
         let fixed = memory.masters + memory.moments(0) + memory.workspace;
-        let one = StepSize { tokens: 100_000, largest: 100_000, micro_batches: 1, rows: 0 };
+        let one = StepSize::new([100_000], 0);
         let expected = fixed + memory.activation_bytes(Activations::Keep, one);
         assert_eq!(memory.peak_bytes(Activations::Keep, one, 0), expected);
         // Where activations are small, the gradients decide.
-        let small = StepSize { tokens: 2, largest: 1, micro_batches: 2, rows: 0 };
+        let small = StepSize::new([1, 1], 0);
+        assert_eq!(small, StepSize { tokens: 2, largest: 1, first: 1, largest_later: 1, rows: 0 });
         let expected = fixed + memory.gradients(0) + memory.activation_bytes(Activations::Recompute, small)
             - memory.held(Activations::Recompute, 1, 1);
         assert_eq!(memory.peak_bytes(Activations::Recompute, small, 0), expected);

@@ -54,13 +54,8 @@ pub fn step(
     let micro_batches = pack::micro_batches(&groups, plan.micro_batch_tokens);
     let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&groups[range.clone()])).collect();
     let rows = touched_rows(&packs);
-    let sizes = || packs.iter().map(|pack| pack.tokens() as u64);
-    let activations = plan.memory.choose(StepSize {
-        tokens: sizes().sum(),
-        largest: sizes().max().unwrap_or(0),
-        micro_batches: packs.len() as u64,
-        rows: rows.len() as u64,
-    });
+    let sizes = packs.iter().map(|pack| pack.tokens() as u64);
+    let activations = plan.memory.choose(StepSize::new(sizes, rows.len() as u64));
 
     let first_keep = match activations {
         Activations::Keep => Keep::Activations,

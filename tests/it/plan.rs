@@ -85,7 +85,10 @@ fn the_json_agrees_with_itself() {
     assert!((0.8..1.25).contains(&off) && off != 1.0, "{off}");
 
     let tight = json(folder.path(), &["--memory", "0.0001"]);
-    assert_eq!((&tight["activations"], &tight["suggestion"]["fits"]), (&"rewards-first".into(), &false.into()));
+    assert_eq!(
+        (&tight["activations"], &tight["suggestion"]["fits"]),
+        (&"rewards-first".into(), &false.into())
+    );
     assert!(number(&tight["flops_run"]) > 1.3 * number(&whole["flops_run"]));
     let fast = json(folder.path(), &["--peak-tflops", "100"]);
     assert_eq!(number(&fast["seconds_run"]), number(&fast["flops_run"]) / 50e12);

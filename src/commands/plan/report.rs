@@ -74,7 +74,11 @@ fn data(plan: &Plan) -> Vec<(String, String)> {
         row("truncated", grouped(data.truncated)),
         row(
             "tokenized",
-            format!("{} of {} pairs, in the run's order", grouped(estimate.sampled_pairs), grouped(data.pairs)),
+            format!(
+                "{} of {} pairs, in the run's order",
+                grouped(estimate.sampled_pairs),
+                grouped(data.pairs)
+            ),
         ),
         row("tokens, plain", format!("{} an epoch, the prompt in each sequence", grouped(tokens.plain))),
         row(
@@ -158,11 +162,7 @@ fn computation(plan: &Plan) -> Vec<(String, String)> {
         ),
         row(
             "operations, the run",
-            format!(
-                "{}; the model alone {}",
-                flops(estimate.run_flops),
-                flops(estimate.run_model_flops)
-            ),
+            format!("{}; the model alone {}", flops(estimate.run_flops), flops(estimate.run_model_flops)),
         ),
     ]
 }
@@ -191,7 +191,8 @@ fn memory(plan: &Plan) -> Vec<(String, String)> {
     ];
     for (way, peak) in Activations::ALL.into_iter().zip(estimate.peak_bytes) {
         let activations = memory.activation_bytes(way, estimate.largest_step);
-        let largest_step = format!("{} for activations, {} in all at the peak", size(activations), size(peak));
+        let largest_step =
+            format!("{} for activations, {} in all at the peak", size(activations), size(peak));
         rows.push(row(way.name(), largest_step));
     }
     let budget = memory.budget.bytes.map_or_else(|| "not known".into(), size);
