@@ -15,7 +15,7 @@ use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, Indices, embedding, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
 use rmtrain::objective::config::{Margin, Scale, Scope};
 use rmtrain::optim::config::MomentKind;
 use rmtrain::optim::{self, AdamW, Gradients, Parameters};
@@ -274,7 +274,7 @@ fn training(c: &mut Criterion) {
             objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
         ],
         micro_batch_tokens: config.micro_batch_tokens,
-        memory: Memory::new(model.config(), Freeze::default(), MomentKind::F32, &config, true),
+        memory: Memory::of_loaded(&model, &config, MomentKind::F32),
     };
     let mut gradients = model.gradients().unwrap();
     let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;

@@ -4,6 +4,7 @@
 
 pub mod atomic;
 pub mod error;
+pub mod figures;
 pub mod interrupt;
 pub mod located;
 pub mod memory;

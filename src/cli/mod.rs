@@ -39,6 +39,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Fit(commands::fit::FitArgs),
+    Plan(commands::plan::PlanArgs),
     Eval(commands::eval::EvalArgs),
     Score(commands::score::ScoreArgs),
     Split(commands::split::SplitArgs),
@@ -54,6 +55,7 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<()> {
         match &self.verb {
             Verb::Fit(args) => commands::fit::run(args),
+            Verb::Plan(args) => commands::plan::run(args),
             Verb::Eval(args) => commands::eval::run(args),
             Verb::Score(args) => commands::score::run(args),
             Verb::Split(args) => commands::split::run(args),

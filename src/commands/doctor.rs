@@ -1,13 +1,16 @@
 //! `rmtrain doctor`: what this machine has, and whether it computes what it should.
 
+mod speed;
 mod trajectory;
 
 use crate::base::memory::available_bytes;
 use crate::kernels::check::{self, Check};
 use crate::kernels::{cuda, gemm};
 use crate::model::DeviceChoice;
+use crate::optim::config::MomentKind;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
+use clap::value_parser;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use trajectory::Trajectory;
@@ -19,7 +22,8 @@ use trajectory::Trajectory;
 #[command(after_help = "\
 Examples:
   rmtrain doctor
-  rmtrain doctor --device cuda --trajectory 50")]
+  rmtrain doctor --device cuda --trajectory 50
+  rmtrain doctor --device cuda --speed qwen2.5-3b --tokens 4096")]
 pub struct DoctorArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
@@ -27,6 +31,24 @@ pub struct DoctorArgs {
     /// Train a small model for so many steps on the device and on the CPU, and compare
     #[arg(long, value_name = "STEPS")]
     pub trajectory: Option<u64>,
+    /// Train the shape of a published model on random tokens, and say how fast and in how much memory
+    #[arg(long, value_name = "MODEL", value_parser = speed::NAMES)]
+    pub speed: Option<String>,
+    /// Tokens of each sequence of --speed; a pair shares its first third
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(8..=131_072))]
+    pub tokens: u32,
+    /// Pairs of a step of --speed
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..))]
+    pub pairs: u32,
+    /// Steps of --speed that are measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Packed tokens that --speed computes at once
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..))]
+    pub micro_batch_tokens: u32,
+    /// AdamW's moments in --speed: f32 or 8-bit
+    #[arg(long, value_name = "KIND", default_value = "f32", value_parser = ["f32", "8-bit"])]
+    pub moments: String,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -35,6 +57,9 @@ pub struct DoctorArgs {
 /// Runs the verb.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
+    if let Some(name) = &args.speed {
+        return Ok(print(&speed_text(name, args, &device)?)?);
+    }
     let machine = machine(&device)?;
     let checks = match device.is_cuda() {
         true => [DType::F32, DType::BF16].map(|dtype| check::kernels(&device, dtype)),
@@ -49,8 +74,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         true => format!("{}\n", report(&machine, &checks, &trajectories)),
         false => text(&machine, &checks, &trajectories),
     };
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))?;
+    print(&text)?;
     if !args.json && checks.is_empty() {
         eprintln!(
             "hint: the kernels of the CPU are checked by `cargo test`, those of a GPU by --device cuda"
@@ -62,6 +86,28 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         0 => Ok(()),
         _ => Err(Error::Check(format!("{wrong} comparisons are beyond their bounds")).into()),
     }
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+}
+
+/// The measured speed, a line of JSON or a line for each figure.
+fn speed_text(name: &str, args: &DoctorArgs, device: &Device) -> anyhow::Result<String> {
+    let load = speed::Load {
+        tokens: args.tokens as usize,
+        pairs: args.pairs as usize,
+        steps: args.steps,
+        micro_batch_tokens: args.micro_batch_tokens as usize,
+        moments: if args.moments == "8-bit" { MomentKind::EightBit } else { MomentKind::F32 },
+    };
+    let speed = serde_json::to_value(speed::run(name, load, device)?)?;
+    if args.json {
+        return Ok(format!("{speed}\n"));
+    }
+    let figures = speed.as_object().into_iter().flatten();
+    Ok(figures.map(|(name, value)| format!("{:<36} {value}\n", name.replace('_', " "))).collect())
 }
 
 /// The device and what there is of it.

@@ -6,6 +6,8 @@ pub mod doctor;
 pub mod eval;
 pub mod fit;
 pub mod loaded;
+mod parts;
+pub mod plan;
 mod preflight;
 mod progress;
 mod run_folder;

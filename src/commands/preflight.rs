@@ -1,17 +1,19 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
 use super::datasets;
-use crate::base::reader::Words;
+use super::plan::report;
+use crate::base::figures;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::hub::HubSettings;
-use crate::model::config::{SANDBOX_TOKENIZER, Source};
+use crate::model::config::{Dtype, SANDBOX_TOKENIZER, Source};
+use crate::model::reward_model::compute_dtype;
 use crate::model::weights::WeightFiles;
 use crate::model::{DecoderConfig, DeviceChoice, Freeze, config_json};
 use crate::optim::config::MomentKind;
-use crate::trainer::memory::ParameterBytes;
-use crate::{Error, Result};
+use crate::trainer::memory::{Budget, Memory, Storage};
+use crate::{Error, Result, trainer};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,8 @@ pub struct Preflight {
     moments: MomentKind,
     /// What could not be checked, or will only show later.
     pub hints: Vec<String>,
+    train: trainer::Config,
+    dtype: Option<Dtype>,
     problems: Vec<String>,
 }
 
@@ -43,10 +47,12 @@ pub struct Preflight {
 pub fn check(path: &Path, config: &RunConfig) -> Result<Preflight> {
     let mut found = Preflight {
         decoder: None,
-        freeze: config.model.freeze,
-        moments: config.optim.moments,
         hints: Vec::new(),
         problems: Vec::new(),
+        freeze: config.model.freeze,
+        moments: config.optim.moments,
+        train: config.train.clone(),
+        dtype: config.model.dtype,
     };
     found.check_model(config);
     found.check_data(config);
@@ -263,55 +269,34 @@ impl fmt::Display for Preflight {
         let Some(decoder) = &self.decoder else {
             return write!(f, "parameters: not known before the model is fetched");
         };
-        let bytes = ParameterBytes::new(decoder, self.freeze, self.moments);
-        let frozen = bytes.masters - bytes.gradients;
-        let frozen = (frozen > 0).then(|| format!(", {} of them frozen", grouped(frozen / 4)));
+        let config = &self.train;
+        let on_cpu = match config.device {
+            DeviceChoice::Cpu => true,
+            DeviceChoice::Auto => !candle_core::utils::cuda_is_available(),
+            DeviceChoice::Cuda(_) => false,
+        };
+        let dtype = compute_dtype(on_cpu, self.dtype);
+        let storage = Storage::new(decoder, dtype, on_cpu, self.freeze, self.moments);
+        let memory = Memory::new(decoder, &storage, config, Budget { bytes: None });
+        let (all, trained) = (decoder.parameter_count(), storage.trained());
+        let frozen = (trained < all).then(|| format!(", {} of them frozen", figures::grouped(all - trained)));
         write!(
             f,
             "parameters: {}{} ({} layers, hidden {}, vocabulary {})\n\
-             memory: {} for f32 master weights, {} for gradients, {} for AdamW's moments ({}); activations come on top",
-            grouped(decoder.parameter_count()),
+             memory: {}; activations come on top (`rmtrain plan` counts them)",
+            figures::grouped(all),
             frozen.unwrap_or_default(),
             decoder.num_layers,
             decoder.hidden_size,
             decoder.vocab_size,
-            gib(bytes.masters),
-            gib(bytes.gradients),
-            gib(bytes.moments),
-            self.moments.word(),
+            report::static_memory(&memory, decoder.vocab_size as u64, decoder.vocab_size as u64),
         )
     }
-}
-
-fn gib(bytes: u64) -> String {
-    const MIB: f64 = (1 << 20) as f64;
-    let mib = bytes as f64 / MIB;
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
-}
-
-/// 494032768 as 494,032,768.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures_are_readable() {
-        assert_eq!(grouped(494_032_768), "494,032,768");
-        assert_eq!((grouped(12), grouped(1000)), ("12".into(), "1,000".into()));
-        assert_eq!(gib(4 * 494_032_768), "1.8 GiB");
-    }
 
     #[test]
     fn files_and_globs_are_looked_for() {

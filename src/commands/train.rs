@@ -1,27 +1,26 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
-use super::datasets;
 use super::loaded::CheckedTokenizer;
+use super::plan::report;
 use super::progress::RowsBar;
 use super::run_folder::{self, RunLock};
-use crate::base::interrupt;
+use super::{datasets, parts};
+use crate::base::{figures, interrupt};
 use crate::checkpoint::{Checkpoints, LoopState};
 use crate::config::RunConfig;
+use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
 use crate::data::store::{PairStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
-use crate::data::{Tokenizer, sandbox};
 use crate::eval;
 use crate::model::RewardModel;
-use crate::model::config::{SANDBOX_TOKENIZER, Source};
-use crate::model::reward_model::HeadInit;
-use crate::trainer::config::Duration;
-use crate::trainer::fit::token_counts;
+use crate::trainer::estimate::{Estimate, Inputs};
+use crate::trainer::lengths::Sample;
 use crate::trainer::memory::Memory;
 use crate::trainer::{Outcome, Setup, fit};
-use crate::{Error, Result, hub};
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,11 +40,12 @@ struct Run {
 pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, resume: bool) -> Result<()> {
     let Some(mut run) = open_run(config_path, config, out, resume)? else { return Ok(()) };
     interrupt::install();
-    prepare_sandbox(&mut run)?;
+    parts::prepare_sandbox(&mut run.config, &run.folder)?;
     let config = &run.config;
     let tokenizer = Arc::new(load_tokenizer(&run)?);
     let sources = datasets::Sources::of(&config.data)?;
-    let model = load_model(&run)?;
+    let checkpoint = run.resume.as_ref().map(|(checkpoint, _)| checkpoint.as_path());
+    let model = parts::load_model(config, checkpoint)?;
     let encoder: Arc<dyn EncodeConversation> =
         Arc::new(CheckedTokenizer { tokenizer: tokenizer.clone(), vocab_size: model.config().vocab_size });
 
@@ -63,18 +63,15 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let store = Arc::new(store);
     let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };
     let batch_pairs = config.train.batch_pairs as u64;
-    let total_steps = total_steps(config, order.steps_per_epoch(batch_pairs));
+    let total_steps = config.train.duration.steps(order.steps_per_epoch(batch_pairs));
     let first = run.resume.as_ref().map_or(0, |(_, state)| state.step);
     if let Some((checkpoint, state)) = &run.resume {
         check_same_data(checkpoint, state, &store.content_sha256(), total_steps)?;
     }
     let loader = Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
     let mut batches = loader.peekable();
-    let on_cpu = model.device().is_cpu();
-    let memory =
-        Memory::new(model.config(), config.model.freeze, config.optim.moments, &config.train, on_cpu);
     if let Some(Ok(batch)) = batches.peek() {
-        print_plan(&run, &model, memory, store.len(), total_steps, batch);
+        print_plan(&run, &model, store.len(), total_steps, batch);
         print_example(&tokenizer, batch);
     }
     let pad_token_id = match &run.resume {
@@ -93,7 +90,6 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         objective: config.objective.clone(),
         optim: &config.optim,
         config: &config.train,
-        memory,
         eval_options: eval::Options {
             max_length: config.data.max_length,
             overlong: config.data.overlong,
@@ -165,73 +161,11 @@ fn open_run(config_path: &Path, config: RunConfig, out: Option<&Path>, resume: b
     Ok(Some(Run { folder, config, resume, _lock: lock }))
 }
 
-/// Writes the synthetic world, if the run is on it, and points the run at its splits.
-fn prepare_sandbox(run: &mut Run) -> Result<()> {
-    if let Some(sandbox) = run.config.data.sandbox {
-        let folder = run.folder.join("sandbox");
-        sandbox::write(&folder, sandbox)?;
-        run.config.data.splits_dir = Some(folder.join("splits"));
-    }
-    Ok(())
-}
-
 /// The tokenizer with its template and a frozen date: the checkpoint's where the run goes on.
 fn load_tokenizer(run: &Run) -> Result<Tokenizer> {
-    if let Some((checkpoint, _)) = &run.resume {
-        return Tokenizer::load(checkpoint, &ChatTemplateSource::Auto, None);
-    }
-    let model = &run.config.model;
-    let folder = match (model.tokenizer.as_deref(), &model.source) {
-        (Some(SANDBOX_TOKENIZER), _) if run.config.data.sandbox.is_some() => {
-            run.folder.join("sandbox").join("tokenizer")
-        }
-        (Some(SANDBOX_TOKENIZER), _) => {
-            return Err(Error::Usage(
-                "model.tokenizer: found \"sandbox\" without data.sandbox, expected a folder or a hub id"
-                    .into(),
-            ));
-        }
-        (Some(source), _) => hub::resolve_tokenizer(source, None)?,
-        (None, Source::Path(source)) => hub::resolve_model(source, model.revision.as_deref())?,
-        (None, Source::Random(_)) => {
-            return Err(Error::Usage("model.tokenizer: a model from scratch needs one".into()));
-        }
-    };
-    let today = jiff::ZonedDateTime::now().date();
-    Tokenizer::load(&folder, &run.config.data.chat_template, Some(today))
-}
-
-fn load_model(run: &Run) -> Result<RewardModel> {
-    let config = &run.config;
-    let device = config.train.device.open()?;
-    let head = HeadInit { std: config.model.head_init_std, seed: config.train.seed };
-    let dtype = config.model.dtype;
-    let mut model = match (&run.resume, &config.model.source) {
-        (Some((checkpoint, _)), _) => RewardModel::load(checkpoint, &device, dtype, head)?,
-        (None, Source::Path(source)) => {
-            let folder = hub::resolve_model(source, config.model.revision.as_deref())?;
-            RewardModel::load(&folder, &device, dtype, head)?
-        }
-        (None, Source::Random(shape)) => RewardModel::random(shape, &device, dtype, head)?,
-    };
-    model.freeze(config.model.freeze)?;
-    let positions = model.config().max_position_embeddings;
-    if config.data.max_length > positions {
-        return Err(Error::Usage(format!(
-            "data.max_length: found {}, expected at most {positions}, the model's max_position_embeddings",
-            config.data.max_length
-        )));
-    }
-    if dtype.is_some_and(|dtype| dtype != model.dtype()) {
-        eprintln!("hint: the CPU computes in f32, whatever model.dtype says; it is no slower here");
-    }
-    Ok(model)
-}
-
-fn total_steps(config: &RunConfig, steps_per_epoch: u64) -> u64 {
-    match config.train.duration {
-        Duration::Epochs(epochs) => ((epochs * steps_per_epoch as f64).ceil() as u64).max(1),
-        Duration::MaxSteps(steps) => steps,
+    match &run.resume {
+        Some((checkpoint, _)) => Tokenizer::load(checkpoint, &ChatTemplateSource::Auto, None),
+        None => parts::load_tokenizer(&run.config, &run.folder),
     }
 }
 
@@ -250,38 +184,36 @@ fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, tota
     Ok(())
 }
 
-/// What is going to happen, before the first step.
-fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_steps: u64, batch: &Batch) {
-    let config = &run.config;
-    let (packed, plain) = token_counts(&batch.pairs);
-    let per_pair = plain as f64 / batch.pairs.len() as f64;
-    let trained = total_steps as f64 * config.train.batch_pairs as f64;
+/// What is going to happen, before the first step, judged by it.
+fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batch: &Batch) {
+    let config = &run.config.train;
+    let mut sample = Sample::new(model.config().vocab_size);
+    sample.push_step(&batch.pairs);
+    let memory = Memory::of_loaded(model, config, run.config.optim.moments);
+    let estimate = Estimate::new(&Inputs::new(model.config(), config, memory, pairs, total_steps, &sample));
     eprintln!(
         "plan: {pairs} pairs, {total_steps} steps of {} pairs; about {} tokens, {} of them computed (shared prompts \
-         are computed once)",
-        config.train.batch_pairs,
-        count(per_pair * trained),
-        count(packed as f64 / plain as f64 * per_pair * trained),
+         are computed once), {}",
+        config.batch_pairs,
+        figures::short(estimate.run_plain_tokens),
+        figures::short(estimate.run_packed_tokens),
+        figures::flops(estimate.run_flops),
     );
-    let largest = packed.min(config.train.micro_batch_tokens);
-    let activations = memory.choose(packed, largest);
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let trained = model.parameters().trained_count();
     let frozen = model.config().parameter_count() - trained as u64;
-    let frozen = (frozen > 0).then(|| format!(", {} of them frozen", count(frozen as f64)));
+    let frozen = (frozen > 0).then(|| format!(", {} of them frozen", figures::short(frozen as f64)));
     eprintln!(
         "model: {} parameters{} in {:?} on {}; head {}",
-        count(model.config().parameter_count() as f64),
+        figures::short(model.config().parameter_count() as f64),
         frozen.unwrap_or_default(),
         model.dtype(),
-        config.train.device,
+        config.device,
         if model.head_was_drawn() { "drawn" } else { "kept" },
     );
-    eprintln!(
-        "memory: {:.2} GiB for weights, gradients and moments, about {:.2} GiB for activations ({activations:?})",
-        gib(memory.static_bytes),
-        gib(memory.activation_bytes(activations, packed, largest)),
-    );
+    // All rows of the embedding will have moments some day; the first step does not say how many.
+    let rows = model.config().vocab_size as u64;
+    let peak = memory.peak_bytes(estimate.activations, estimate.largest_step, rows);
+    eprintln!("{}", report::memory_line(&memory, &estimate, peak));
 }
 
 /// The first rendered example with its tokens: the cheapest check of a template there is.
@@ -336,15 +268,5 @@ fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
             );
             Ok(())
         }
-    }
-}
-
-/// 1234567 as 1.23M.
-fn count(number: f64) -> String {
-    match number {
-        n if n >= 1e9 => format!("{:.2}B", n / 1e9),
-        n if n >= 1e6 => format!("{:.2}M", n / 1e6),
-        n if n >= 1e4 => format!("{:.0}k", n / 1e3),
-        n => format!("{n:.0}"),
     }
 }

@@ -87,6 +87,10 @@ impl Decoder {
     }
 
     /// Asks for no gradient of this part from here on.
+    pub(super) fn frozen(&self) -> Freeze {
+        self.freeze
+    }
+
     pub(super) fn freeze(&mut self, freeze: Freeze) {
         self.freeze = freeze;
     }

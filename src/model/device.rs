@@ -46,6 +46,17 @@ fn open_cuda(index: usize) -> candle_core::Result<Device> {
     Ok(device)
 }
 
+/// The most memory that this process has held on `device` since [`cuda::memory::reset_peak`]. `None` on the CPU, whose
+/// memory the system counts (`base::memory`), and where the device does not say.
+pub fn device_peak_bytes(device: &Device) -> Option<u64> {
+    cuda::memory::of(device).ok().flatten().map(|memory| memory.peak)
+}
+
+/// Memory that is free on `device`. `None` on the CPU, see [`device_peak_bytes`], and where the device does not say.
+pub fn device_free_bytes(device: &Device) -> Option<u64> {
+    cuda::memory::of(device).ok().flatten().map(|memory| memory.free)
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

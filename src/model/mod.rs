@@ -5,6 +5,8 @@ pub mod config_json;
 pub mod decoder;
 pub mod decoder_config;
 pub mod device;
+pub mod device_speed;
+pub mod flops;
 pub mod freeze;
 mod layer;
 pub mod pack;

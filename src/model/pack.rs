@@ -96,13 +96,13 @@ impl Pack {
 }
 
 /// Length of the common prefix of all sequences, short enough to leave each one a token of its own.
-pub fn shared_prefix(sequences: &[Vec<u32>]) -> usize {
+pub fn shared_prefix<S: AsRef<[u32]>>(sequences: &[S]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     if others.is_empty() {
         return 0;
     }
-    let shortest = sequences.iter().map(Vec::len).min().unwrap_or(0);
-    let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let shortest = sequences.iter().map(|s| s.as_ref().len()).min().unwrap_or(0);
+    let common = |other: &S| first.as_ref().iter().zip(other.as_ref()).take_while(|(a, b)| a == b).count();
     others.iter().map(common).min().unwrap_or(0).min(shortest.saturating_sub(1))
 }
 
@@ -115,18 +115,23 @@ pub fn packed_tokens(sequences: &[Vec<u32>]) -> usize {
 /// Cuts groups into consecutive micro-batches of at most `budget` packed tokens. A group is never split, so one
 /// that exceeds the budget alone gets a micro-batch of its own.
 pub fn micro_batches<G: AsRef<[Vec<u32>]>>(groups: &[G], budget: usize) -> Vec<Range<usize>> {
+    micro_batches_of(groups.iter().map(|group| packed_tokens(group.as_ref())), budget)
+}
+
+/// [`micro_batches`] for groups of these many packed tokens.
+pub fn micro_batches_of(sizes: impl IntoIterator<Item = usize>, budget: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (i, group) in groups.iter().enumerate() {
-        let size = packed_tokens(group.as_ref());
-        if i > start && tokens + size > budget {
-            batches.push(start..i);
-            (start, tokens) = (i, 0);
+    let (mut start, mut end, mut tokens) = (0, 0, 0);
+    for size in sizes {
+        if end > start && tokens + size > budget {
+            batches.push(start..end);
+            (start, tokens) = (end, 0);
         }
         tokens += size;
+        end += 1;
     }
-    if start < groups.len() {
-        batches.push(start..groups.len());
+    if start < end {
+        batches.push(start..end);
     }
     batches
 }

@@ -122,7 +122,7 @@ impl RewardModel {
         head_was_drawn: bool,
         values: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
-        let dtype = compute_dtype(device, dtype);
+        let dtype = compute_dtype(device.is_cpu(), dtype);
         let mut parameters = Parameters::new(match dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
@@ -189,6 +189,11 @@ impl RewardModel {
     /// The head's weight `W_p`, [H].
     pub fn head_weight(&self) -> Result<Vec<f32>> {
         Ok(self.parameters.get(self.head).master().flatten_all()?.to_vec1()?)
+    }
+
+    /// What is not trained.
+    pub fn frozen(&self) -> Freeze {
+        self.decoder.frozen()
     }
 
     /// Zero gradients, with the embedding's as rows.
@@ -265,9 +270,9 @@ fn place_of<'a>(name: &str, device: &'a Device) -> &'a Device {
     if name == HEAD_WEIGHT { &Device::Cpu } else { device }
 }
 
-/// f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
-fn compute_dtype(device: &Device, asked: Option<Dtype>) -> Dtype {
-    if device.is_cpu() { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
+/// The precision of the computation: f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
+pub fn compute_dtype(on_cpu: bool, asked: Option<Dtype>) -> Dtype {
+    if on_cpu { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
 }
 
 fn draw_head(shape: &[usize], init: HeadInit) -> Vec<f32> {

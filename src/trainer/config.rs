@@ -64,6 +64,16 @@ pub enum Duration {
     MaxSteps(u64),
 }
 
+impl Duration {
+    /// Optimizer steps of a run whose epochs have so many.
+    pub fn steps(self, per_epoch: u64) -> u64 {
+        match self {
+            Duration::Epochs(epochs) => ((epochs * per_epoch as f64).ceil() as u64).max(1),
+            Duration::MaxSteps(steps) => steps,
+        }
+    }
+}
+
 /// `train.activations`: `auto | keep | recompute | rewards-first`. The result is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {

@@ -11,9 +11,9 @@ use crate::data::loader::Batch;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
 use crate::eval::{self, EvalReport, Origin, SequenceScorer, SplitReport, Splits, evaluate_split};
+use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
-use crate::model::{RewardModel, pack};
 use crate::optim::{self, AdamW, clip, schedule};
 use crate::{Error, Result, objective};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,6 @@ pub struct Setup<'a> {
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
-    pub memory: Memory,
     pub eval_options: eval::Options,
     pub eval_sets: Vec<EvalSet>,
     pub total_steps: u64,
@@ -152,7 +151,7 @@ impl<'a> Run<'a> {
         let plan = StepPlan {
             terms: setup.objective,
             micro_batch_tokens: config.micro_batch_tokens,
-            memory: setup.memory,
+            memory: Memory::of_loaded(&model, config, optim.moments),
         };
         let run = Self {
             folder,
@@ -419,12 +418,4 @@ fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Optio
         Some(value) => Ok(Some((metric.to_owned(), value))),
         None => Err(unknown(format!("a figure that the split has; this one has no {field}"))),
     }
-}
-
-/// Packed and plain tokens of some pairs: what sharing prompts saves.
-pub fn token_counts(pairs: &[TokenPair]) -> (usize, usize) {
-    pairs.iter().fold((0, 0), |(packed, plain), pair| {
-        let group = [pair.chosen.clone(), pair.rejected.clone()];
-        (packed + pack::packed_tokens(&group), plain + pair.chosen.len() + pair.rejected.len())
-    })
 }

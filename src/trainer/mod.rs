@@ -1,11 +1,15 @@
 //! Training: the step, the loop around it, what is logged and printed.
 
 pub mod config;
+pub mod estimate;
 pub mod fit;
+pub mod lengths;
+pub mod measure;
 pub mod memory;
 pub mod metrics;
 pub mod progress;
 pub mod step;
+pub mod suggest;
 
 pub use config::Config;
 pub use fit::{Outcome, Setup, fit};

@@ -3,7 +3,7 @@
 //! Rewards are the seam: every micro-batch runs forward, the rewards of the whole step become a loss and dL/dr, and
 //! every micro-batch runs backward from its share of dL/dr.
 
-use super::memory::{Activations, Memory};
+use super::memory::{Activations, Memory, StepSize};
 use crate::data::TokenPair;
 use crate::diagnostics::{self, StepDiagnostics};
 use crate::model::reward_model::Pass;
@@ -53,9 +53,9 @@ pub fn step(
     let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
     let micro_batches = pack::micro_batches(&groups, plan.micro_batch_tokens);
     let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&groups[range.clone()])).collect();
-    let step_tokens: usize = packs.iter().map(Pack::tokens).sum();
-    let largest = packs.iter().map(Pack::tokens).max().unwrap_or(0);
-    let activations = plan.memory.choose(step_tokens, largest);
+    let rows = touched_rows(&packs);
+    let sizes = packs.iter().map(|pack| pack.tokens() as u64);
+    let activations = plan.memory.choose(StepSize::new(sizes, rows.len() as u64));
 
     let first_keep = match activations {
         Activations::Keep => Keep::Activations,
@@ -78,7 +78,7 @@ pub fn step(
     let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
 
-    gradients.start_step(&touched_rows(&packs))?;
+    gradients.start_step(&rows)?;
     let d_rewards: Vec<f64> =
         value.d_chosen.iter().zip(&value.d_rejected).flat_map(|(&c, &r)| [c, r]).collect();
     model.head_backward(&hidden, &d_rewards, gradients)?;

@@ -30,7 +30,9 @@ fn help_and_version_go_to_stdout() {
         .success()
         .stdout(format!("rmtrain {}\n", env!("CARGO_PKG_VERSION")));
     rmtrain(folder.path()).arg("--help").assert().success().stdout(contains("Exit codes"));
-    for (verb, flag) in [("fit", "--dry-run"), ("eval", "--splits-dir"), ("score", "--on-error")] {
+    for (verb, flag) in
+        [("fit", "--dry-run"), ("plan", "--measure"), ("eval", "--splits-dir"), ("score", "--on-error")]
+    {
         rmtrain(folder.path()).args([verb, "--help"]).assert().success().stdout(contains(flag));
     }
 }

@@ -10,6 +10,7 @@ mod eval_score;
 mod hub;
 mod layering;
 mod malformed;
+mod plan;
 mod sandbox_split;
 mod training;
 mod weights;

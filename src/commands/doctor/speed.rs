@@ -17,8 +17,8 @@ use serde::Serialize;
 use serde_json::json;
 
 /// A published model's shape.
-pub(super) struct Shape {
-    pub name: &'static str,
+struct Shape {
+    name: &'static str,
     hidden: usize,
     intermediate: usize,
     layers: usize,
@@ -49,7 +49,7 @@ impl Shape {
 }
 
 /// Hidden, intermediate, layers, heads, key-value heads, head dimension, vocabulary: of each model's `config.json`.
-pub(super) const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 7] = [
     Shape::new("qwen2.5-0.5b", [896, 4864, 24, 14, 2, 64, 151_936]),
     Shape::new("qwen2.5-1.5b", [1536, 8960, 28, 12, 2, 128, 151_936]),
     Shape::new("qwen2.5-3b", [2048, 11_008, 36, 16, 2, 128, 151_936]),
@@ -58,6 +58,17 @@ pub(super) const SHAPES: [Shape; 7] = [
     Shape::new("llama-3.2-3b", [3072, 8192, 28, 24, 8, 128, 128_256]),
     Shape::new("llama-3.1-8b", [4096, 14_336, 32, 32, 8, 128, 128_256]),
 ];
+
+/// The models whose shapes are known.
+pub(super) const NAMES: [&str; SHAPES.len()] = {
+    let mut names = [""; SHAPES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = SHAPES[i].name;
+        i += 1;
+    }
+    names
+};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -91,9 +102,12 @@ pub(super) struct Speed {
     peak_memory_gib: Option<f64>,
 }
 
-/// Measures some steps, after two that warm up.
-pub(super) fn run(shape: &Shape, load: Load, device: &Device) -> Result<Speed> {
+/// Measures some steps of the model called `name`, after two that warm up.
+pub(super) fn run(name: &str, load: Load, device: &Device) -> Result<Speed> {
     const WARMUP: u64 = 2;
+    let shape = SHAPES.iter().find(|shape| shape.name == name);
+    let shape =
+        shape.ok_or_else(|| Error::Usage(format!("--speed: found {name}, expected {}", NAMES.join(", "))))?;
     let decoder = shape.decoder()?;
     let Load { tokens, pairs, steps, micro_batch_tokens, moments } = load;
     let dtype = if device.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };

@@ -4,9 +4,9 @@ use crate::Result;
 use crate::base::rng;
 use crate::data::TokenPair;
 use crate::kernels::cuda;
+use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
-use crate::model::{Freeze, RewardModel};
 use crate::objective::config::{Margin, Scale, Scope};
 use crate::optim::{self, AdamW, clip};
 use crate::trainer::memory::Memory;
@@ -79,7 +79,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
             objective::Config::SumToZero { lambda: 1e-2, scope: Scope::Global, scale: Scale::Mean },
         ],
         micro_batch_tokens: MICRO_BATCH_TOKENS,
-        memory: Memory::new(model.config(), Freeze::default(), optim.moments, &config, device.is_cpu()),
+        memory: Memory::of_loaded(&model, &config, optim.moments),
     };
     let mut optimizer = AdamW::new(&optim, model.parameters())?;
     let mut gradients = model.gradients()?;

@@ -1,5 +1,6 @@
 //! What came of the data, for the user.
 
+use crate::base::figures::grouped;
 use crate::data::pairing::DropReason;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,19 +55,6 @@ impl fmt::Display for DataReport {
     }
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 fn decimal_bytes(bytes: u64) -> String {
     let (mut size, mut unit) = (bytes as f64, 0);
     const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
@@ -106,6 +94,5 @@ mod tests {
     fn sizes_are_rounded_for_reading() {
         let shown: Vec<_> = [0, 999, 1000, 999_999, 2_147_483_648].map(decimal_bytes).into();
         assert_eq!(shown, ["0 bytes", "999 bytes", "1.0 kB", "1.0 MB", "2.1 GB"]);
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

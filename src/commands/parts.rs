@@ -1,0 +1,75 @@
+//! The parts of a run that starts from its configuration: `fit` and `plan` build the same ones.
+
+use crate::config::RunConfig;
+use crate::data::{Tokenizer, sandbox};
+use crate::model::RewardModel;
+use crate::model::config::{SANDBOX_TOKENIZER, Source};
+use crate::model::reward_model::HeadInit;
+use crate::{Error, Result, hub};
+use std::path::Path;
+
+/// Writes the synthetic world into `folder`, if the run is on it, and points the run at its splits.
+pub(super) fn prepare_sandbox(config: &mut RunConfig, folder: &Path) -> Result<()> {
+    if let Some(sandbox) = config.data.sandbox {
+        let folder = folder.join("sandbox");
+        sandbox::write(&folder, sandbox)?;
+        config.data.splits_dir = Some(folder.join("splits"));
+    }
+    Ok(())
+}
+
+/// The tokenizer with its template and today's date; the sandbox's own is in `folder`, once that is prepared.
+pub(super) fn load_tokenizer(config: &RunConfig, folder: &Path) -> Result<Tokenizer> {
+    let model = &config.model;
+    let folder = match (model.tokenizer.as_deref(), &model.source) {
+        (Some(SANDBOX_TOKENIZER), _) if config.data.sandbox.is_some() => {
+            folder.join("sandbox").join("tokenizer")
+        }
+        (Some(SANDBOX_TOKENIZER), _) => {
+            return Err(Error::Usage(
+                "model.tokenizer: found \"sandbox\" without data.sandbox, expected a folder or a hub id"
+                    .into(),
+            ));
+        }
+        (Some(source), _) => hub::resolve_tokenizer(source, None)?,
+        (None, Source::Path(source)) => hub::resolve_tokenizer(source, model.revision.as_deref())?,
+        (None, Source::Random(_)) => {
+            return Err(Error::Usage("model.tokenizer: a model from scratch needs one".into()));
+        }
+    };
+    let today = jiff::ZonedDateTime::now().date();
+    Tokenizer::load(&folder, &config.data.chat_template, Some(today))
+}
+
+/// The model on its device: the checkpoint's where the run goes on from one.
+pub(super) fn load_model(config: &RunConfig, checkpoint: Option<&Path>) -> Result<RewardModel> {
+    let device = config.train.device.open()?;
+    let head = HeadInit { std: config.model.head_init_std, seed: config.train.seed };
+    let dtype = config.model.dtype;
+    let mut model = match (checkpoint, &config.model.source) {
+        (Some(checkpoint), _) => RewardModel::load(checkpoint, &device, dtype, head)?,
+        (None, Source::Path(source)) => {
+            let folder = hub::resolve_model(source, config.model.revision.as_deref())?;
+            RewardModel::load(&folder, &device, dtype, head)?
+        }
+        (None, Source::Random(shape)) => RewardModel::random(shape, &device, dtype, head)?,
+    };
+    model.freeze(config.model.freeze)?;
+    check_length(config, model.config().max_position_embeddings)?;
+    if dtype.is_some_and(|dtype| dtype != model.dtype()) {
+        eprintln!("hint: the CPU computes in f32, whatever model.dtype says; it is no slower here");
+    }
+    Ok(model)
+}
+
+/// # Errors
+/// [`Error::Usage`] for conversations longer than the model's `positions`.
+pub(super) fn check_length(config: &RunConfig, positions: usize) -> Result<()> {
+    if config.data.max_length <= positions {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "data.max_length: found {}, expected at most {positions}, the model's max_position_embeddings",
+        config.data.max_length
+    )))
+}
