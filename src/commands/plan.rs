@@ -159,6 +159,8 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
     let folder = folder.map_err(Error::io(std::env::temp_dir()))?;
     parts::prepare_sandbox(&mut config, folder.path())?;
     let tokenizer = parts::load_tokenizer(&config, folder.path())?;
+    // Before rows are read: what they leave free in the heap is used again by the model.
+    let program_bytes = process::resident_bytes();
     let decoder = match decoder {
         Some(decoder) => decoder,
         None => fetch_decoder(&config)?,
@@ -195,7 +197,11 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, device.is_cpu()));
     // Steps first: the buffers that products leave behind are part of their memory.
-    let steps = if args.measure { Some(measure_steps(&config, &decoder, &inputs, first)?) } else { None };
+    let steps = if args.measure {
+        Some(measure_steps(&config, &decoder, &inputs, first, program_bytes)?)
+    } else {
+        None
+    };
     let speed = speed(args.peak_tflops, &decoder, &device, config.train.device)?;
     let device_name = speed.as_ref().map_or_else(|| "a GPU that is not known".into(), |s| s.source.clone());
     let measured =
@@ -278,19 +284,19 @@ fn measure_steps(
     decoder: &DecoderConfig,
     inputs: &Inputs,
     batches: Vec<Batch>,
+    program_bytes: Option<u64>,
 ) -> Result<(Sample, MeasuredSteps)> {
     let mut sample = Sample::new(decoder.vocab_size);
     batches.iter().for_each(|batch| sample.push_step(&batch.pairs));
     eprintln!("loading the model, then {} steps", batches.len());
     process::restart_peak();
-    let before = process::resident_bytes();
     let model = parts::load_model(config, None)?;
     let device = model.device().clone();
     let terms = config.objective.clone();
     let batches = batches.into_iter().map(Ok);
     let seconds = measure(model, &config.train, &config.optim, terms, batches, inputs.total_steps)?;
     let peak_bytes = match device.is_cpu() {
-        true => process::peak_bytes().zip(before).map(|(peak, before)| peak.saturating_sub(before)),
+        true => process::peak_bytes().zip(program_bytes).map(|(peak, program)| peak.saturating_sub(program)),
         false => device_peak_bytes(&device),
     };
     Ok((sample, MeasuredSteps { seconds, peak_bytes }))
