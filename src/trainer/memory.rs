@@ -45,6 +45,7 @@ pub struct Storage {
     pub compute_bytes: u64,
     /// Values that are trained, without the embedding.
     dense: u64,
+    pub moment_kind: MomentKind,
     /// Both moments of these, in bytes.
     dense_moments: u64,
     /// Of the embedding, where it is trained; else 0.
@@ -71,6 +72,7 @@ impl Storage {
                 Dtype::Bf16 | Dtype::F16 => 2,
             },
             dense: 0,
+            moment_kind: moments,
             dense_moments: 0,
             embedding: 0,
             embedding_moments: 0,
@@ -170,6 +172,7 @@ pub struct Memory {
     pub masters: u64,
     /// Masters in the compute dtype, where that is another one.
     pub compute_copies: u64,
+    pub moment_kind: MomentKind,
     dense_gradients: u64,
     dense_moments: u64,
     /// A row of the embedding: its gradient and its moments.
@@ -222,6 +225,7 @@ impl Memory {
             layer_per_token: full - width * hidden + backward.max(forward),
             masters: F32 * parameters,
             compute_copies: if width < F32 { width * parameters } else { 0 },
+            moment_kind: storage.moment_kind,
             dense_gradients: F32 * storage.dense,
             dense_moments: storage.dense_moments,
             row_gradient,

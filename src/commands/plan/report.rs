@@ -2,6 +2,7 @@
 
 use super::Plan;
 use crate::base::figures::{flops, grouped, memory as size};
+use crate::base::reader::Words;
 use crate::trainer::estimate::{Estimate, PADDED_BATCH_PAIRS};
 use crate::trainer::lengths::{Histogram, Spread};
 use crate::trainer::memory::{Activations, Memory};
@@ -18,7 +19,7 @@ pub(in crate::commands) fn static_memory(memory: &Memory, step_rows: u64, rows: 
         parts.push(format!("{} for their copies to compute with", size(memory.compute_copies)));
     }
     parts.push(format!("{} for gradients", size(memory.gradients(step_rows))));
-    parts.push(format!("{} for AdamW's moments", size(memory.moments(rows))));
+    parts.push(format!("{} for AdamW's moments ({})", size(memory.moments(rows)), memory.moment_kind.word()));
     parts.join(", ")
 }
 

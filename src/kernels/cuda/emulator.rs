@@ -22,6 +22,9 @@ type Emulate = unsafe extern "C" fn(
 /// Why the kernels cannot be emulated here, if they cannot: there is no compiler. Sources that do not compile are
 /// another matter, and fail where a kernel is launched.
 pub(crate) fn available() -> Result<(), String> {
+    if cfg!(not(target_os = "linux")) {
+        return Err("CUDA is emulated on Linux only".into());
+    }
     compiler().map(|_| ())
 }
 
