@@ -4,12 +4,14 @@
 //! and special tokens that stand in it, wherever they come from, become the special ids. What is not here: the
 //! template language (`chat_template`), the files of a hub model (`hub`).
 
+mod chunks;
 mod folder;
 
 use super::chat_template::ChatTemplate;
 use super::config::ChatTemplateSource;
 use super::row::{Example, Message};
 use crate::base::{Error, Result, atomic};
+use chunks::Chunks;
 use folder::Folder;
 use jiff::civil::Date;
 use serde_json::{Map, Value};
@@ -69,6 +71,8 @@ pub enum DateOrigin {
 pub struct Tokenizer {
     folder: Folder,
     inner: tokenizers::Tokenizer,
+    /// Where texts may be encoded piece by piece.
+    chunks: Option<Chunks>,
     template: ChatTemplate,
     date_origin: DateOrigin,
     special_tokens: Map<String, Value>,
@@ -109,7 +113,8 @@ impl Tokenizer {
         }
         hash.update(folder.encoding_settings(&special_tokens).to_string());
         let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { folder, inner, template, date_origin, special_tokens, vocab_size, fingerprint })
+        let chunks = Chunks::of(&inner);
+        Ok(Self { folder, inner, chunks, template, date_origin, special_tokens, vocab_size, fingerprint })
     }
 
     /// The text of a conversation, as the template has it.
@@ -134,10 +139,12 @@ impl Tokenizer {
     /// [`Error::Tokenizer`], as [`Tokenizer::encode`].
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         let fail = |reason| Error::Tokenizer { path: self.folder.tokenizer_path(), reason };
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| fail(format!("cannot encode a text: {e}")))?;
-        let ids = encoding.get_ids();
-        if let (Some(bos), [first, second, ..]) = (self.bos_token_id(), ids)
+        let ids = match &self.chunks {
+            Some(chunks) => chunks.encode(&self.inner, text),
+            None => self.inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec()),
+        };
+        let ids = ids.map_err(|e| fail(format!("cannot encode a text: {e}")))?;
+        if let (Some(bos), [first, second, ..]) = (self.bos_token_id(), ids.as_slice())
             && (*first, *second) == (bos, bos)
         {
             return Err(fail(format!(
@@ -147,7 +154,7 @@ impl Tokenizer {
                 self.template.place(),
             )));
         }
-        Ok(ids.to_vec())
+        Ok(ids)
     }
 
     /// Every response of a row as a sequence of its own, prompt included.

@@ -4,11 +4,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use rmtrain::base::{Error, Result};
-use rmtrain::data::config::{Overlong, Pairing};
+use rmtrain::data::config::{ChatTemplateSource, Overlong, Pairing};
 use rmtrain::data::source::{HubDatasets, Rows, SourceFile, resolve};
 use rmtrain::data::{
     Batch, DataReport, DropReason, EncodeConversation, Loader, Message, Order, PairStore, Preparation,
-    TokenPair,
+    TokenPair, Tokenizer,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -561,5 +561,30 @@ fn real_data_sets_are_read() {
         assert_eq!(examples.len(), rows, "{name}");
         assert!(examples.iter().all(|e| e.responses.len() == responses), "{name}");
         assert!(examples.iter().flat_map(|e| &e.responses).all(|r| r.score.is_some()), "{name}");
+    }
+}
+
+#[test]
+fn real_texts_have_the_ids_that_their_tokenizer_gives() {
+    let Some(shared) = shared() else {
+        eprintln!("skipped: no folder of shared data (RMTRAIN_SHARED)");
+        return;
+    };
+    let mut texts = Vec::new();
+    for name in ["ultrafeedback_pairs.jsonl", "sharegpt_pairs.json", "alpaca_eval_17models.jsonl"] {
+        for row in Rows::of_file(&shared.join("data").join(name)).unwrap().take(200) {
+            let example = row.unwrap().example("overall_score").unwrap();
+            let messages = example.responses.into_iter().take(4).flat_map(|response| response.messages);
+            texts.extend(messages.map(|message| message.content));
+        }
+    }
+    for name in ["qwen2.5", "llama3"] {
+        let folder = shared.join("tokenizers").join(name);
+        let reference = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+        let tokenizer = Tokenizer::load(&folder, &ChatTemplateSource::Auto, None).unwrap();
+        for text in &texts {
+            let expected = reference.encode_fast(text.as_str(), false).unwrap();
+            assert!(tokenizer.encode_text(text).unwrap() == expected.get_ids(), "{name}: {text}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn measure(
             return Ok(Measured::Short { bytes: (chosen.len() + rejected.len()) as u64 });
         }
     }
-    let tokens = encode(pair, encoder, origin)?;
+    let tokens = encode_sides(&chosen, &rejected, pair.margin, encoder, origin)?;
     let (name, longest) = match tokens.chosen.len() >= tokens.rejected.len() {
         true => ("chosen", tokens.chosen.len()),
         false => ("rejected", tokens.rejected.len()),
@@ -66,18 +66,25 @@ pub(super) fn measure(
 
 /// Both sides as ids.
 pub(super) fn encode(pair: &PairRecord, encoder: &dyn EncodeConversation, origin: &Origin) -> Result<Tokens> {
-    let side = |name: &str, messages: Vec<Message>| {
-        let ids = encoder.encode(&messages).map_err(|error| origin.error(format!("{name}: {error}")))?;
+    let (chosen, rejected) = (pair.chosen_conversation(), pair.rejected_conversation());
+    encode_sides(&chosen, &rejected, pair.margin, encoder, origin)
+}
+
+fn encode_sides(
+    chosen: &[Message],
+    rejected: &[Message],
+    margin: Option<f64>,
+    encoder: &dyn EncodeConversation,
+    origin: &Origin,
+) -> Result<Tokens> {
+    let side = |name: &str, messages: &[Message]| {
+        let ids = encoder.encode(messages).map_err(|error| origin.error(format!("{name}: {error}")))?;
         if ids.is_empty() {
             return Err(origin.error(format!("{name}: the rendered conversation has no tokens")));
         }
         Ok(ids)
     };
-    Ok(Tokens {
-        chosen: side("chosen", pair.chosen_conversation())?,
-        rejected: side("rejected", pair.rejected_conversation())?,
-        margin: pair.margin,
-    })
+    Ok(Tokens { chosen: side("chosen", chosen)?, rejected: side("rejected", rejected)?, margin })
 }
 
 /// No tokenizer makes more tokens of `text` than this.
