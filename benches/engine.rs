@@ -356,7 +356,7 @@ fn sharing(c: &mut Criterion) {
         group.bench_function(format!("train 4 x 400 + 2 x 100/{name}"), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::Activations).unwrap();
-                model.backward(forward.tape.unwrap(), &[0.1; 8], &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &[0.1; 8], None, &gradients).unwrap();
             });
         });
         let pack = Pack::new(&sixteen);
@@ -383,7 +383,7 @@ fn lengths(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("train", length), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::LayerInputs).unwrap();
-                model.backward(forward.tape.unwrap(), &d_rewards, &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
             });
         });
     }

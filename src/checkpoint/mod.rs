@@ -34,6 +34,9 @@ pub struct LoopState {
     pub evaluation_pending: bool,
     /// The padding id that exports name; chosen once.
     pub pad_token_id: u32,
+    /// The weight that an adaptive sum-to-zero term goes on with; absent without one, and in older files.
+    #[serde(default)]
+    pub lambda: Option<f64>,
 }
 
 /// The best evaluation so far.
@@ -164,6 +167,7 @@ mod tests {
             evaluations_without_improvement: 1,
             evaluation_pending: false,
             pad_token_id: 0,
+            lambda: Some(0.1 + 0.2),
         }
     }
 

@@ -65,6 +65,7 @@ mod tests {
             evaluations_without_improvement: 0,
             evaluation_pending: false,
             pad_token_id: 0,
+            lambda: None,
         };
         let metrics = concat!(
             r#"{"kind":"step","step":2,"epoch":0.5,"loss":0.7,"grad_norm":1.5,"lr":0.01}"#,

@@ -90,6 +90,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         objective: config.objective.clone(),
         optim: &config.optim,
         config: &config.train,
+        guard: &config.guard,
         eval_options: eval::Options {
             max_length: config.data.max_length,
             overlong: config.data.overlong,
@@ -253,7 +254,12 @@ fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
             );
             Err(Error::Interrupted)
         }
-        Outcome::Finished { steps, report, best, stopped_early } => {
+        Outcome::Alarmed { step, checkpoint, alarm } => Err(Error::Check(format!(
+            "stopped after step {step} by {alarm}\neverything is in {}\nhint: to go on nevertheless, the same command with \
+             --resume --set guard.RULE.action=warn",
+            checkpoint.display()
+        ))),
+        Outcome::Finished { steps, report, best, stopped_early, alarm } => {
             let early = if stopped_early { ", stopped early" } else { "" };
             eprintln!("finished after {steps} steps{early}: {folder}/final");
             if let Some(best) = best {
@@ -266,7 +272,12 @@ fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
                 "next:\n  rmtrain eval --model {folder}\n  rmtrain score --model {folder} --input rows.jsonl\n  \
                  {folder}/metrics.jsonl has every step's loss and hidden norms"
             );
-            Ok(())
+            match alarm {
+                Some(alarm) => {
+                    Err(Error::Check(format!("the run is finished, and its last word is {alarm}")))
+                }
+                None => Ok(()),
+            }
         }
     }
 }

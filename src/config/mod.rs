@@ -26,6 +26,7 @@ pub struct RunConfig {
     pub objective: Vec<objective::Config>,
     pub optim: optim::Config,
     pub train: trainer::Config,
+    pub guard: trainer::guard::Config,
 }
 
 impl RunConfig {
@@ -79,7 +80,7 @@ impl RunConfig {
 
     /// Whether a run that was started with `before` may go on with `self`.
     ///
-    /// What only says where and how often (device, memory, checkpoints) may change; everything that results depend
+    /// What only says where and how often (device, memory, checkpoints), and what raises an alarm, may change; everything that results depend
     /// on may not.
     ///
     /// # Errors
@@ -91,6 +92,7 @@ impl RunConfig {
         allowed.train.memory_budget_gib = self.train.memory_budget_gib;
         allowed.train.save_every = self.train.save_every;
         allowed.train.keep_last = self.train.keep_last;
+        allowed.guard = self.guard.clone();
         let (now, then) = (entries(&self.to_toml()), entries(&allowed.to_toml()));
         let keys: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
         let or_nothing = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
@@ -142,6 +144,7 @@ impl RunConfig {
         let optim = root.section("optim").map(optim::Config::read).unwrap_or_default();
         let train_place = root.place_of("train").cloned();
         let train = root.section("train").map(trainer::Config::read).unwrap_or_default();
+        let guard = root.section("guard").map(trainer::guard::Config::read).unwrap_or_default();
 
         if model.tokenizer.as_deref() == Some(SANDBOX_TOKENIZER) && data.sandbox.is_none() {
             let text = "found \"sandbox\" without data.sandbox, expected a folder or a hub id (`rmtrain sandbox` \
@@ -160,7 +163,7 @@ impl RunConfig {
             }
         }
         root.finish();
-        Self { model, data, objective, optim, train }
+        Self { model, data, objective, optim, train, guard }
     }
 
     /// The resolved configuration as TOML, every key explicit. Reading it back gives the same configuration.
@@ -171,6 +174,7 @@ impl RunConfig {
         self.objective.iter().for_each(|term| term.write(&mut out));
         self.optim.write(&mut out);
         self.train.write(&mut out);
+        self.guard.write(&mut out);
         out.finish()
     }
 }

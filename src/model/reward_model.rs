@@ -4,6 +4,7 @@ use super::config::{Dtype, HeadInitStd};
 use super::config_json::{self, HeadKind, ModelConfig};
 use super::decoder::{Decoder, Keep, Tape};
 use super::decoder_config::HEAD_WEIGHT;
+use super::reward_head::NormGradient;
 use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
 use super::{DecoderConfig, Freeze, Pack, reward_head};
 use crate::base::rng;
@@ -222,9 +223,15 @@ impl RewardModel {
         Ok(Forward { hidden, rewards, tape: pass.tape })
     }
 
-    /// Adds the backbone's gradients of one pack, given dL/dr [S].
-    pub fn backward(&self, tape: Tape, d_rewards: &[f64], gradients: &Gradients) -> Result<()> {
-        let d_hidden = reward_head::hidden_gradient(&self.head_weight()?, d_rewards);
+    /// Adds the backbone's gradients of one pack, given dL/dr [S] and, where the loss speaks of norms, dL/d|h| [S].
+    pub fn backward(
+        &self,
+        tape: Tape,
+        d_rewards: &[f64],
+        norms: Option<NormGradient>,
+        gradients: &Gradients,
+    ) -> Result<()> {
+        let d_hidden = reward_head::hidden_gradient(&self.head_weight()?, d_rewards, norms);
         let shape = (d_rewards.len(), self.config.hidden_size);
         let d_hidden = Tensor::from_vec(d_hidden, shape, &self.device)?;
         Ok(self.decoder.backward(&self.parameters, tape, &d_hidden, gradients)?)

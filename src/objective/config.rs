@@ -1,5 +1,9 @@
 //! `[[objective]]`: the list of terms.
 
+mod schedule;
+
+pub use schedule::{Adaptive, LambdaSchedule, Shape, Signal};
+
 use crate::base::reader::{NON_NEGATIVE, POSITIVE, Section, Words, list};
 use crate::base::toml_writer::{TomlWriter, Word};
 
@@ -11,6 +15,8 @@ const DEFAULT_TEMPERATURE: f64 = 1.0;
 const DEFAULT_EPSILON: f64 = 1e-6;
 /// TRL's `center_rewards_coefficient`.
 const DEFAULT_COEFFICIENT: f64 = 0.01;
+/// As centring: a hundredth of what is penalized.
+const DEFAULT_DISPERSION: f64 = 0.01;
 
 /// One term of the loss. The loss is the sum of all terms.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +24,7 @@ pub enum Config {
     /// `-log sigmoid(r_w - r_l - margin)`, label-smoothed.
     BradleyTerry { margin: Margin, label_smoothing: f64 },
     /// `lambda * mean(r)^2`.
-    SumToZero { lambda: f64, scope: Scope, scale: Scale },
+    SumToZero { lambda: f64, scope: Scope, scale: Scale, schedule: LambdaSchedule },
     /// `max(0, margin - (r_w - r_l))`.
     Hinge { margin: Margin },
     /// `-log sigmoid(temperature * (r_w - r_l) / sqrt(r_w^2 + r_l^2 + eps^2))`.
@@ -27,9 +33,18 @@ pub enum Config {
     Direct,
     /// `coefficient * mean((r_w + r_l)^2)`.
     Center { coefficient: f64 },
+    /// `coefficient * Var(r)` over the step's 2B rewards.
+    RewardVariance { coefficient: f64 },
+    /// `coefficient * Var(|h|)` over the step's 2B hidden states.
+    NormVariance { coefficient: f64 },
 }
 
 impl Config {
+    /// Whether the term reads the norms of the hidden states, so that its gradient reaches them directly.
+    pub fn reads_norms(&self) -> bool {
+        matches!(self, Self::NormVariance { .. })
+    }
+
     /// Whether the term reads the rows' own margins.
     pub fn needs_margin_column(&self) -> bool {
         matches!(
@@ -89,6 +104,8 @@ pub enum Kind {
     Normalized,
     Direct,
     Center,
+    RewardVariance,
+    NormVariance,
 }
 
 impl Words for Kind {
@@ -99,13 +116,18 @@ impl Words for Kind {
         ("normalized", Kind::Normalized),
         ("direct", Kind::Direct),
         ("center", Kind::Center),
+        ("reward-variance", Kind::RewardVariance),
+        ("norm-variance", Kind::NormVariance),
     ];
 }
 
 impl Kind {
     /// Whether the term says which of two responses is better; the others only shape the rewards.
     pub fn is_preference(self) -> bool {
-        !matches!(self, Kind::SumToZero | Kind::Center)
+        match self {
+            Kind::BradleyTerry | Kind::Hinge | Kind::Normalized | Kind::Direct => true,
+            Kind::SumToZero | Kind::Center | Kind::RewardVariance | Kind::NormVariance => false,
+        }
     }
 }
 
@@ -119,6 +141,8 @@ impl Config {
             Config::Normalized { .. } => Kind::Normalized,
             Config::Direct => Kind::Direct,
             Config::Center { .. } => Kind::Center,
+            Config::RewardVariance { .. } => Kind::RewardVariance,
+            Config::NormVariance { .. } => Kind::NormVariance,
         }
     }
 
@@ -157,11 +181,14 @@ impl Config {
                 margin: Margin::read(&mut section).unwrap_or(Margin::None),
                 label_smoothing: section.number("label_smoothing", 0.0..0.5).unwrap_or(0.0),
             },
-            Kind::SumToZero => Config::SumToZero {
-                lambda: section.number("lambda", NON_NEGATIVE).unwrap_or(DEFAULT_LAMBDA),
-                scope: section.word("scope").unwrap_or(Scope::Global),
-                scale: section.word("scale").unwrap_or(Scale::Mean),
-            },
+            Kind::SumToZero => {
+                let place = section.place_of("lambda").cloned();
+                let lambda = section.number("lambda", NON_NEGATIVE).unwrap_or(DEFAULT_LAMBDA);
+                let scope = section.word("scope").unwrap_or(Scope::Global);
+                let scale = section.word("scale").unwrap_or(Scale::Mean);
+                let schedule = LambdaSchedule::read(&mut section, lambda, place);
+                Config::SumToZero { lambda, scope, scale, schedule }
+            }
             Kind::Hinge => Config::Hinge {
                 margin: Margin::read(&mut section).unwrap_or(Margin::Constant(DEFAULT_HINGE_MARGIN)),
             },
@@ -172,6 +199,12 @@ impl Config {
             Kind::Direct => Config::Direct,
             Kind::Center => Config::Center {
                 coefficient: section.number("coefficient", NON_NEGATIVE).unwrap_or(DEFAULT_COEFFICIENT),
+            },
+            Kind::RewardVariance => Config::RewardVariance {
+                coefficient: section.number("coefficient", NON_NEGATIVE).unwrap_or(DEFAULT_DISPERSION),
+            },
+            Kind::NormVariance => Config::NormVariance {
+                coefficient: section.number("coefficient", NON_NEGATIVE).unwrap_or(DEFAULT_DISPERSION),
             },
         };
         section.finish();
@@ -187,10 +220,11 @@ impl Config {
                 margin.write(out);
                 out.entry("label_smoothing", label_smoothing);
             }
-            Config::SumToZero { lambda, scope, scale } => {
+            Config::SumToZero { lambda, scope, scale, schedule } => {
                 out.entry("lambda", lambda);
                 out.entry("scope", Word(scope));
                 out.entry("scale", Word(scale));
+                schedule.write(out);
             }
             Config::Hinge { margin } => margin.write(out),
             Config::Normalized { temperature, epsilon } => {
@@ -198,7 +232,9 @@ impl Config {
                 out.entry("epsilon", epsilon);
             }
             Config::Direct => {}
-            Config::Center { coefficient } => out.entry("coefficient", coefficient),
+            Config::Center { coefficient }
+            | Config::RewardVariance { coefficient }
+            | Config::NormVariance { coefficient } => out.entry("coefficient", coefficient),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Objectives: pure arithmetic from the rewards of a whole optimizer step to a loss and dL/dr. No tensors here.
+//! Objectives: pure arithmetic from the rewards of a whole optimizer step to a loss and dL/dr, and, for a term that
+//! speaks of hidden norms, from those to dL/d|h|. No tensors here.
 //!
 //! The loss is the sum of its terms. A term is one file and one variant of [`Config`]; every term is checked
 //! against finite differences below and stays finite at |r| = 1e4.
@@ -8,8 +9,12 @@ mod center;
 pub mod config;
 mod direct;
 mod hinge;
+pub mod implicit;
+pub mod lambda;
 mod normalized;
+pub mod plackett_luce;
 mod sum_to_zero;
+mod variance;
 
 pub use bradley_terry::loss as bradley_terry_loss;
 pub use config::Config;
@@ -22,6 +27,9 @@ use std::ops::Range;
 pub struct Batch<'a> {
     pub chosen: &'a [f64],
     pub rejected: &'a [f64],
+    /// |h| of every sequence, for the terms that read norms.
+    pub chosen_norms: &'a [f64],
+    pub rejected_norms: &'a [f64],
     /// The rows' own margins.
     pub margins: &'a [Option<f64>],
     /// Which consecutive pairs were computed together. Only [`Scope::MicroBatch`] looks at it.
@@ -58,11 +66,22 @@ pub struct Value {
     pub d_chosen: Vec<f64>,
     /// dL/dr of every rejected response.
     pub d_rejected: Vec<f64>,
+    /// dL/d|h| of every chosen response, beside what reaches h through its reward.
+    pub d_chosen_norms: Vec<f64>,
+    /// dL/d|h| of every rejected response.
+    pub d_rejected_norms: Vec<f64>,
 }
 
 impl Value {
     fn zero(pairs: usize) -> Self {
-        Self { loss: 0.0, d_chosen: vec![0.0; pairs], d_rejected: vec![0.0; pairs] }
+        let zeros = || vec![0.0; pairs];
+        Self {
+            loss: 0.0,
+            d_chosen: zeros(),
+            d_rejected: zeros(),
+            d_chosen_norms: zeros(),
+            d_rejected_norms: zeros(),
+        }
     }
 
     /// Adds a term that looks at one pair at a time, averaged over pairs.
@@ -88,7 +107,7 @@ pub fn evaluate(terms: &[Config], batch: Batch) -> Value {
             Config::BradleyTerry { margin, label_smoothing } => {
                 bradley_terry::add(&mut value, batch, margin, label_smoothing);
             }
-            Config::SumToZero { lambda, scope, scale } => {
+            Config::SumToZero { lambda, scope, scale, .. } => {
                 sum_to_zero::add(&mut value, batch, lambda, scope, scale);
             }
             Config::Hinge { margin } => hinge::add(&mut value, batch, margin),
@@ -97,6 +116,10 @@ pub fn evaluate(terms: &[Config], batch: Batch) -> Value {
             }
             Config::Direct => direct::add(&mut value, batch),
             Config::Center { coefficient } => center::add(&mut value, batch, coefficient),
+            Config::RewardVariance { coefficient } => {
+                variance::add_of_rewards(&mut value, batch, coefficient);
+            }
+            Config::NormVariance { coefficient } => variance::add_of_norms(&mut value, batch, coefficient),
         }
     }
     value
@@ -130,6 +153,7 @@ fn sigmoid(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::config::LambdaSchedule;
     use super::*;
 
     fn every_term() -> Vec<Config> {
@@ -141,10 +165,13 @@ mod tests {
             Config::Normalized { temperature: 2.0, epsilon: 1e-6 },
             Config::Direct,
             Config::Center { coefficient: 0.01 },
+            Config::RewardVariance { coefficient: 0.3 },
+            Config::NormVariance { coefficient: 0.3 },
         ];
         for scope in [Scope::Global, Scope::MicroBatch] {
             for scale in [Scale::Mean, Scale::Batch] {
-                terms.push(Config::SumToZero { lambda: 0.1, scope, scale });
+                let schedule = LambdaSchedule::default();
+                terms.push(Config::SumToZero { lambda: 0.1, scope, scale, schedule });
             }
         }
         terms
@@ -152,10 +179,16 @@ mod tests {
 
     const MARGINS: [Option<f64>; 5] = [Some(0.3), None, Some(1.0), Some(-0.2), Some(0.0)];
     const MICRO_BATCHES: [Range<usize>; 2] = [0..2, 2..5];
+    const NORMS: [[f64; 5]; 2] = [[3.0, 4.5, 2.0, 9.0, 3.5], [3.1, 0.5, 2.5, 4.0, 3.0]];
+
+    fn batch<'a>(chosen: &'a [f64], rejected: &'a [f64], norms: &'a [[f64; 5]; 2]) -> Batch<'a> {
+        let [chosen_norms, rejected_norms] = norms;
+        let (margins, micro_batches) = (&MARGINS, &MICRO_BATCHES);
+        Batch { chosen, rejected, chosen_norms, rejected_norms, margins, micro_batches }
+    }
 
     fn run(term: &Config, chosen: &[f64], rejected: &[f64]) -> Value {
-        let batch = Batch { chosen, rejected, margins: &MARGINS, micro_batches: &MICRO_BATCHES };
-        evaluate(std::slice::from_ref(term), batch)
+        evaluate(std::slice::from_ref(term), batch(chosen, rejected, &NORMS))
     }
 
     #[test]
@@ -184,6 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn the_gradient_in_norms_matches_finite_differences() {
+        let (chosen, rejected) = ([0.7, -1.2, 3.0, 0.1, -0.4], [0.2, 0.9, -2.0, 0.3, -0.9]);
+        for term in every_term() {
+            let terms = std::slice::from_ref(&term);
+            let value = evaluate(terms, batch(&chosen, &rejected, &NORMS));
+            for (side, slopes) in [&value.d_chosen_norms, &value.d_rejected_norms].into_iter().enumerate() {
+                for (i, found) in slopes.iter().enumerate() {
+                    let loss = |step: f64| {
+                        let mut norms = NORMS;
+                        norms[side][i] += step;
+                        evaluate(terms, batch(&chosen, &rejected, &norms)).loss
+                    };
+                    let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5;
+                    assert!((found - expected).abs() < 1e-7, "{term:?}: {found} against {expected}");
+                    assert!(term.reads_norms() || *found == 0.0, "{term:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_term_is_finite_at_extreme_rewards() {
         let extremes = [1e4, -1e4, 0.0, 1e-300, 1e4];
         for term in every_term() {
@@ -199,7 +253,7 @@ mod tests {
     fn swapping_chosen_and_rejected_changes_the_loss() {
         let (chosen, rejected) = ([1.0; 5], [-1.0; 5]);
         for term in every_term() {
-            let symmetric = matches!(term, Config::SumToZero { .. } | Config::Center { .. });
+            let symmetric = !term.kind().is_preference();
             let (right, wrong) = (run(&term, &chosen, &rejected).loss, run(&term, &rejected, &chosen).loss);
             assert!(symmetric == (right == wrong) && right <= wrong, "{term:?}: {right}, {wrong}");
         }
@@ -208,9 +262,7 @@ mod tests {
     #[test]
     fn terms_add_up() {
         let (chosen, rejected) = ([0.7, -1.2, 3.0, 0.1, -0.4], [0.2, 0.9, -2.0, 0.3, -0.9]);
-        let batch =
-            Batch { chosen: &chosen, rejected: &rejected, margins: &MARGINS, micro_batches: &MICRO_BATCHES };
-        let together = evaluate(&every_term(), batch);
+        let together = evaluate(&every_term(), batch(&chosen, &rejected, &NORMS));
         let apart: f64 = every_term().iter().map(|term| run(term, &chosen, &rejected).loss).sum();
         assert!((together.loss - apart).abs() < 1e-12);
     }

@@ -59,9 +59,15 @@ mod tests {
     fn per_micro_batch_exceeds_global_by_the_variance_of_means() {
         let (chosen, rejected) = ([1.0, 2.0, -1.0, 0.5], [0.0, 1.0, -2.0, 0.5]);
         let micro_batches = [0..2, 2..4];
-        let margins = [None; 4];
-        let batch =
-            Batch { chosen: &chosen, rejected: &rejected, margins: &margins, micro_batches: &micro_batches };
+        let (margins, norms) = ([None; 4], [1.0; 4]);
+        let batch = Batch {
+            chosen: &chosen,
+            rejected: &rejected,
+            chosen_norms: &norms,
+            rejected_norms: &norms,
+            margins: &margins,
+            micro_batches: &micro_batches,
+        };
         let means = [1.0, -0.5];
         let global: f64 = (means[0] + means[1]) / 2.0;
         let variance = means.iter().map(|m| (m - global) * (m - global)).sum::<f64>() / 2.0;

@@ -1,6 +1,7 @@
 //! The loop: step, gate, clip, update, log, evaluate, save, resume.
 
 use super::config::{Config, Duration};
+use super::guard::{self, Alarm, Guard};
 use super::memory::Memory;
 use super::metrics::{EvalLine, MetricsFile, StepLine};
 use super::progress::Progress;
@@ -14,6 +15,7 @@ use crate::eval::{self, EvalReport, Origin, SequenceScorer, SplitReport, Splits,
 use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
+use crate::objective::lambda::{self, Signals};
 use crate::optim::{self, AdamW, clip, schedule};
 use crate::{Error, Result, objective};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,7 @@ pub struct Setup<'a> {
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
+    pub guard: &'a guard::Config,
     pub eval_options: eval::Options,
     pub eval_sets: Vec<EvalSet>,
     pub total_steps: u64,
@@ -59,8 +62,17 @@ pub struct Setup<'a> {
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// `final/` is written. The report is that of the last evaluation.
-    Finished { steps: u64, report: Option<EvalReport>, best: Option<Best>, stopped_early: bool },
+    /// `final/` is written. The report is that of the last evaluation; an alarm that asked to stop, and came with the
+    /// last step, is told here.
+    Finished {
+        steps: u64,
+        report: Option<EvalReport>,
+        best: Option<Best>,
+        stopped_early: bool,
+        alarm: Option<String>,
+    },
+    /// An alarm ended the run; the checkpoint has everything.
+    Alarmed { step: u64, checkpoint: PathBuf, alarm: String },
     /// The user asked to stop; the checkpoint has everything.
     Interrupted { step: u64, checkpoint: PathBuf },
 }
@@ -75,6 +87,7 @@ pub fn fit(setup: Setup) -> Result<Outcome> {
     let (mut run, batches) = Run::start(setup)?;
     match run.train(batches) {
         Ok(End::Interrupted) => run.interrupted(),
+        Ok(End::Alarmed(alarm)) => run.alarmed(alarm),
         Ok(End::Finished) => run.finish(false),
         Ok(End::StoppedEarly) => run.finish(true),
         Err(error) => {
@@ -85,11 +98,12 @@ pub fn fit(setup: Setup) -> Result<Outcome> {
 }
 
 /// How the loop ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Finished,
     StoppedEarly,
     Interrupted,
+    Alarmed(String),
 }
 
 fn is_due(every: Option<u64>, step: u64) -> bool {
@@ -107,7 +121,10 @@ struct Run<'a> {
     eval_options: eval::Options,
     eval_sets: Vec<EvalSet>,
     total_steps: u64,
+    /// The terms as configured; the plan has those in force.
+    objective: Vec<objective::Config>,
     plan: StepPlan,
+    guard: Guard,
     optimizer: AdamW,
     gradients: optim::Gradients,
     metrics: MetricsFile,
@@ -142,14 +159,19 @@ impl<'a> Run<'a> {
                 evaluations_without_improvement: 0,
                 evaluation_pending: false,
                 pad_token_id: setup.pad_token_id,
+                lambda: None,
             },
         };
         let checkpoints = Checkpoints::of_run(folder);
         checkpoints.remove_temporaries()?;
         checkpoints.remove_after(state.step)?;
         checkpoint::remove_temporaries(folder)?;
+        let metrics_path = folder.join("metrics.jsonl");
+        let metrics = MetricsFile::open(&metrics_path, state.metrics_bytes)?;
+        let warmup = schedule::warmup_steps(optim, setup.total_steps);
+        let guard = Guard::replay(setup.guard, warmup, &metrics_path)?;
         let plan = StepPlan {
-            terms: setup.objective,
+            terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
             memory: Memory::of_loaded(&model, config, optim.moments),
         };
@@ -162,10 +184,12 @@ impl<'a> Run<'a> {
             eval_options: setup.eval_options,
             eval_sets: setup.eval_sets,
             total_steps: setup.total_steps,
+            objective: setup.objective,
             plan,
+            guard,
             optimizer,
             gradients: model.gradients()?,
-            metrics: MetricsFile::open(&folder.join("metrics.jsonl"), state.metrics_bytes)?,
+            metrics,
             checkpoints,
             progress: Progress::new(state.step, setup.total_steps),
             saved_step: resume.map(|(_, state)| state.step),
@@ -221,6 +245,9 @@ impl<'a> Run<'a> {
         if stop {
             return Ok(Some(End::StoppedEarly));
         }
+        if let Some(alarm) = self.guard.stops().filter(|_| !last) {
+            return Ok(Some(End::Alarmed(alarm)));
+        }
         Ok((interrupt::requested() && !last).then_some(End::Interrupted))
     }
 
@@ -239,6 +266,8 @@ impl<'a> Run<'a> {
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
         self.check_margins(&batch.pairs)?;
         let number = batch.step;
+        let lambda = lambda::at(&self.objective, number - 1, self.total_steps, self.state.lambda);
+        self.plan.terms = lambda::in_force(&self.objective, lambda);
         let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
         let d = &result.diagnostics;
         if number == 1 && d.ties * 2 > result.pairs as u64 && d.head_norm > 0.0 {
@@ -257,12 +286,25 @@ impl<'a> Run<'a> {
         self.optimizer.step(self.model.parameters_mut(), &self.gradients, lr, scale)?;
         self.gradients.release();
         self.updating = false;
-        let line = StepLine::new(number, batch.epoch, lr, started.elapsed().as_secs_f64(), &result);
+        let seconds = started.elapsed().as_secs_f64();
+        let line = StepLine::new(number, batch.epoch, lr, lambda, seconds, &result);
         self.metrics.append(&line)?;
+        self.progress.step(&line);
+        let alarms = self.guard.step(&line);
+        self.raise(&alarms)?;
+        let d = &result.diagnostics;
+        let signals = Signals { reward_mean: d.reward_mean, hidden_norm_var: d.hidden_norm.variance };
+        self.state.lambda = lambda::held_after(&self.objective, lambda, signals);
         self.state.step = number;
         self.state.metrics_bytes = self.metrics.bytes();
-        self.progress.step(&line);
         Ok(())
+    }
+
+    fn raise(&mut self, alarms: &[Alarm]) -> Result<()> {
+        alarms.iter().try_for_each(|alarm| {
+            self.progress.alarm(alarm.step, &alarm.message);
+            self.metrics.append(alarm)
+        })
     }
 
     /// A term that reads the margin column needs it in every row.
@@ -294,6 +336,11 @@ impl<'a> Run<'a> {
             self.progress.evaluated(&set.name, &report);
             splits.push((set.name.clone(), report));
         }
+        let alarms: Vec<Alarm> = splits
+            .iter()
+            .filter_map(|(name, report)| self.guard.evaluated(self.state.step, name, report.accuracy))
+            .collect();
+        self.raise(&alarms)?;
         self.state.metrics_bytes = self.metrics.bytes();
         let judged = judge(self.config.best_metric.as_deref(), &splits)?;
         self.report = (!splits.is_empty())
@@ -320,6 +367,12 @@ impl<'a> Run<'a> {
         let checkpoint = self.save()?;
         self.progress.finish();
         Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
+    }
+
+    fn alarmed(mut self, alarm: String) -> Result<Outcome> {
+        let checkpoint = self.save()?;
+        self.progress.finish();
+        Ok(Outcome::Alarmed { step: self.state.step, checkpoint, alarm })
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -362,6 +415,7 @@ impl<'a> Run<'a> {
             report: self.report,
             best: self.state.best,
             stopped_early,
+            alarm: self.guard.stops(),
         })
     }
 

@@ -36,6 +36,9 @@ pub struct StepLine {
     pub grad_norm: f64,
     pub head_grad_norm: f64,
     pub lr: f64,
+    /// The weight of sum-to-zero in this step; absent without such a term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
     pub pairs: usize,
     pub tokens: usize,
     /// Wall time of the step: waiting for its data, forward, backward and update.
@@ -43,7 +46,14 @@ pub struct StepLine {
 }
 
 impl StepLine {
-    pub fn new(step: u64, epoch: f64, lr: f64, seconds: f64, result: &StepResult) -> Self {
+    pub fn new(
+        step: u64,
+        epoch: f64,
+        lr: f64,
+        lambda: Option<f64>,
+        seconds: f64,
+        result: &StepResult,
+    ) -> Self {
         let d = &result.diagnostics;
         Self {
             kind: "step".into(),
@@ -69,6 +79,7 @@ impl StepLine {
             grad_norm: result.grad_norm,
             head_grad_norm: result.head_grad_norm,
             lr,
+            lambda,
             pairs: result.pairs,
             tokens: result.tokens,
             seconds,

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod estimate;
 pub mod fit;
+pub mod guard;
 pub mod lengths;
 pub mod measure;
 pub mod memory;

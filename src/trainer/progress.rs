@@ -84,6 +84,11 @@ impl Progress {
         self.print(&format!("eval {split}: {name} {}{interval}", figure(report.value())));
     }
 
+    /// An alarm was raised.
+    pub fn alarm(&self, step: u64, message: &str) {
+        self.print(&format!("warning: step {step}: {message}"));
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {

@@ -6,6 +6,7 @@
 use super::memory::{Activations, Memory, StepSize};
 use crate::data::TokenPair;
 use crate::diagnostics::{self, StepDiagnostics};
+use crate::model::reward_head::NormGradient;
 use crate::model::reward_model::Pass;
 use crate::model::{Keep, Pack, RewardModel, pack};
 use crate::objective::{self, Batch};
@@ -70,17 +71,34 @@ pub fn step(
         return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
     }
     let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
+    let width = model.config().hidden_size;
+    let norms: Vec<f64> = hidden.chunks_exact(width).map(diagnostics::norm).collect();
+    let (chosen_norms, rejected_norms): (Vec<f64>, Vec<f64>) =
+        norms.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     let margins: Vec<Option<f64>> = pairs.iter().map(|p| p.margin).collect();
-    let batch =
-        Batch { chosen: &chosen, rejected: &rejected, margins: &margins, micro_batches: &micro_batches };
+    let batch = Batch {
+        chosen: &chosen,
+        rejected: &rejected,
+        chosen_norms: &chosen_norms,
+        rejected_norms: &rejected_norms,
+        margins: &margins,
+        micro_batches: &micro_batches,
+    };
     let value = objective::evaluate(&plan.terms, batch);
     let loss_bt = objective::bradley_terry_loss(&chosen, &rejected);
     let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
 
     gradients.start_step(&rows)?;
-    let d_rewards: Vec<f64> =
-        value.d_chosen.iter().zip(&value.d_rejected).flat_map(|(&c, &r)| [c, r]).collect();
+    let in_turn = |chosen: &[f64], rejected: &[f64]| -> Vec<f64> {
+        chosen.iter().zip(rejected).flat_map(|(&c, &r)| [c, r]).collect()
+    };
+    let d_rewards = in_turn(&value.d_chosen, &value.d_rejected);
+    let d_norms = plan
+        .terms
+        .iter()
+        .any(objective::Config::reads_norms)
+        .then(|| in_turn(&value.d_chosen_norms, &value.d_rejected_norms));
     model.head_backward(&hidden, &d_rewards, gradients)?;
     for ((pass, pack), range) in passes.into_iter().zip(&packs).zip(&micro_batches) {
         let tape = match pass.tape {
@@ -88,7 +106,12 @@ pub fn step(
             None => model.begin(pack, Keep::LayerInputs)?.tape,
         };
         if let Some(tape) = tape {
-            model.backward(tape, &d_rewards[2 * range.start..2 * range.end], gradients)?;
+            let sequences = 2 * range.start..2 * range.end;
+            let norms = d_norms.as_ref().map(|d_norms| NormGradient {
+                hidden: &hidden[width * sequences.start..width * sequences.end],
+                d_norms: &d_norms[sequences.clone()],
+            });
+            model.backward(tape, &d_rewards[sequences], norms, gradients)?;
         }
     }
 

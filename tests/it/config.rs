@@ -4,9 +4,13 @@ use proptest::prelude::*;
 use rmtrain::config::RunConfig;
 use rmtrain::data::config::{ChatTemplateSource, Overlong, Pairing, SandboxConfig};
 use rmtrain::model::config::{Dtype, HeadInitStd, Source};
-use rmtrain::objective::config::{Config as Objective, Margin, Scale, Scope};
+use rmtrain::objective::config::{
+    Adaptive, Config as Objective, LambdaSchedule, Margin, Scale, Scope, Shape, Signal,
+};
 use rmtrain::optim::config::{Kind, MomentKind, Schedule, Warmup};
 use rmtrain::trainer::config::{Activations, Duration};
+use rmtrain::trainer::guard::config::Setting;
+use rmtrain::trainer::guard::{Action, Rule};
 use rmtrain::{Error, data, model, optim, trainer};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -52,6 +56,7 @@ fn the_smallest_configuration_takes_the_documented_defaults() {
     assert_eq!(config.objective, [Objective::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 }]);
     assert_eq!(config.optim, optim::Config::default());
     assert_eq!(config.train, trainer::Config::default());
+    assert_eq!(config.guard, trainer::guard::Config::default());
 }
 
 #[test]
@@ -110,7 +115,12 @@ fn the_contracts_example_is_read_as_written() {
         config.objective,
         [
             Objective::BradleyTerry { margin: Margin::Column, label_smoothing: 0.1 },
-            Objective::SumToZero { lambda: 1e-2, scope: Scope::MicroBatch, scale: Scale::Batch },
+            Objective::SumToZero {
+                lambda: 1e-2,
+                scope: Scope::MicroBatch,
+                scale: Scale::Batch,
+                schedule: LambdaSchedule::default(),
+            },
         ]
     );
     assert_eq!((config.optim.max_grad_norm, config.optim.warmup), (None, Warmup::Steps(10)));
@@ -185,7 +195,7 @@ fn values_out_of_range_say_what_was_expected() {
 #[test]
 fn a_loss_needs_a_preference_term_and_each_kind_once() {
     let without = |kind: &str| parse(&SMALLEST.replace("bradley-terry", kind), &[]);
-    for kind in ["sum-to-zero", "center"] {
+    for kind in ["sum-to-zero", "center", "reward-variance", "norm-variance"] {
         let problems = without(kind).unwrap_err();
         assert!(problems[0].contains("no preference term"), "{problems:?}");
     }
@@ -375,13 +385,32 @@ fn objective() -> impl Strategy<Value = Vec<Objective>> {
     ];
     let scope = proptest::sample::select(vec![Scope::Global, Scope::MicroBatch]);
     let scale = proptest::sample::select(vec![Scale::Mean, Scale::Batch]);
-    let shaping = (number(0.0, 1.0), scope, scale, proptest::option::of(number(0.0, 1.0)), any::<bool>());
+    let shape = prop_oneof![
+        Just(Shape::Constant),
+        number(0.0, 2.0).prop_map(|end| Shape::Linear { end }),
+        number(0.0, 2.0).prop_map(|end| Shape::Cosine { end }),
+    ];
+    let signal = proptest::sample::select(vec![Signal::RewardMean, Signal::HiddenNormVar]);
+    let schedule = prop_oneof![
+        (shape, number(0.0, 1.0))
+            .prop_map(|(shape, warmup_ratio)| LambdaSchedule::Planned { shape, warmup_ratio }),
+        (signal, positive(), positive(), number(1.0, 9.0)).prop_map(|(signal, target, rate, max)| {
+            LambdaSchedule::Adaptive(Adaptive { signal, target, rate, min: f64::MIN_POSITIVE, max })
+        }),
+    ];
+    let lambda = number(f64::MIN_POSITIVE, 1.0);
+    let coefficients = proptest::option::of(number(0.0, 1.0));
+    let shaping = (lambda, scope, scale, schedule, coefficients, any::<bool>());
     (preference, proptest::option::of(shaping)).prop_map(|(preference, shaping)| {
         let mut terms = vec![preference];
-        if let Some((lambda, scope, scale, coefficient, first)) = shaping {
-            let term = Objective::SumToZero { lambda, scope, scale };
+        if let Some((lambda, scope, scale, schedule, coefficient, first)) = shaping {
+            let term = Objective::SumToZero { lambda, scope, scale, schedule };
             terms.insert(usize::from(!first), term);
-            terms.extend(coefficient.map(|coefficient| Objective::Center { coefficient }));
+            if let Some(coefficient) = coefficient {
+                terms.push(Objective::Center { coefficient });
+                terms.push(Objective::RewardVariance { coefficient });
+                terms.push(Objective::NormVariance { coefficient });
+            }
         }
         terms
     })
@@ -461,12 +490,73 @@ fn train() -> impl Strategy<Value = trainer::Config> {
         )
 }
 
+fn guard() -> impl Strategy<Value = trainer::guard::Config> {
+    let action = || proptest::sample::select(vec![Action::Warn, Action::Stop, Action::Off]);
+    let rules = proptest::collection::vec((positive(), proptest::option::of(action())), 4);
+    (action(), 1usize..1 << 20, positive(), rules).prop_map(|(action, window, min_spread, rules)| {
+        let mut config =
+            trainer::guard::Config { action, window, min_spread, ..trainer::guard::Config::default() };
+        for (rule, (threshold, action)) in Rule::ALL.into_iter().zip(rules) {
+            config.set(rule, Setting { threshold, action });
+        }
+        config
+    })
+}
+
+#[test]
+fn a_schedule_has_its_own_keys_and_no_others() {
+    let term = |lines: &str| format!("[[objective]]\nkind = \"sum-to-zero\"\n{lines}");
+    let parsed = valid(
+        &format!("{SMALLEST}{}", term("schedule = \"cosine\"\nlambda_end = 0.5\nwarmup_ratio = 0.1")),
+        &["objective.sum-to-zero.lambda=2"],
+    );
+    let schedule = LambdaSchedule::Planned { shape: Shape::Cosine { end: 0.5 }, warmup_ratio: 0.1 };
+    let (scope, scale) = (Scope::Global, Scale::Mean);
+    assert_eq!(parsed.objective[1], Objective::SumToZero { lambda: 2.0, scope, scale, schedule });
+    for (lines, needle) in [
+        ("lambda_end = 1", "lambda_end: unknown key"),
+        ("schedule = \"linear\"\ntarget = 1", "target: unknown key"),
+        ("schedule = \"adaptive\"", "target: found nothing"),
+        ("schedule = \"adaptive\"\ntarget = 0.1\nwarmup_ratio = 0.1", "warmup_ratio: unknown key"),
+        ("schedule = \"adaptive\"\ntarget = 0.1\nlambda = 0", "lambda: found 0, expected 0.000001 to 10"),
+        ("schedule = \"adaptive\"\ntarget = 1\nlambda_min = 2\nlambda_max = 1", "lambda_max: found 1"),
+        ("schedule = \"sine\"", "did you mean \"cosine\"?"),
+    ] {
+        let problems = parse(&format!("{SMALLEST}{}", term(lines)), &[]).expect_err(lines);
+        assert!(problems.len() == 1 && problems[0].contains(needle), "{lines}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_rule_of_the_guard_has_its_own_threshold_and_action() {
+    let text = format!("{SMALLEST}[guard]\nwindow = 5\n[guard.gap]\nthreshold = 0.5\naction = \"stop\"\n");
+    let guard = valid(&text, &["guard.action=off", "guard.norm-skew.action=warn"]).guard;
+    assert_eq!((guard.window, guard.setting(Rule::Gap).threshold), (5, 0.5));
+    assert_eq!(
+        Rule::ALL.map(|rule| guard.action(rule)),
+        [Action::Off, Action::Warn, Action::Off, Action::Stop]
+    );
+    only_problem(
+        "[guard]\nwindow = 0",
+        "line 9: guard.window: found 0, expected an integer from 1 to 1048576",
+    );
+    only_problem(
+        "[guard.gap]\nactoin = \"stop\"",
+        "line 9: guard.gap.actoin: unknown key, did you mean `action`?",
+    );
+    only_problem(
+        "[guard.gap]\naction = \"halt\"",
+        "line 9: guard.gap.action: found \"halt\", expected \"default\", \"warn\", \"stop\" or \"off\"",
+    );
+}
+
 proptest! {
     #[test]
     fn the_resolved_configuration_reads_back_as_itself(
         model in model(), data in data(), objective in objective(), optim in optim(), train in train(),
+        guard in guard(),
     ) {
-        let mut config = RunConfig { model, data, objective, optim, train };
+        let mut config = RunConfig { model, data, objective, optim, train, guard };
         if config.data.sandbox.is_some() && matches!(config.model.source, Source::Random(_)) {
             config.model.tokenizer = Some("sandbox".into());
         }

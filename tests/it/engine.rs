@@ -5,7 +5,7 @@ use candle_core::Device;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::WeightFiles;
 use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
-use rmtrain::objective::config::{Margin, Scale, Scope};
+use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::objective::{self, Batch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -57,11 +57,22 @@ fn step(
     let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     let terms = [
         objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
-        objective::Config::SumToZero { lambda, scope: Scope::Global, scale: Scale::Mean },
+        objective::Config::SumToZero {
+            lambda,
+            scope: Scope::Global,
+            scale: Scale::Mean,
+            schedule: LambdaSchedule::default(),
+        },
     ];
-    let margins = vec![None; pairs.len()];
-    let batch =
-        Batch { chosen: &chosen, rejected: &rejected, margins: &margins, micro_batches: &micro_batches };
+    let (margins, norms) = (vec![None; pairs.len()], vec![1.0; pairs.len()]);
+    let batch = Batch {
+        chosen: &chosen,
+        rejected: &rejected,
+        chosen_norms: &norms,
+        rejected_norms: &norms,
+        margins: &margins,
+        micro_batches: &micro_batches,
+    };
     let value = objective::evaluate(&terms, batch);
 
     let mut gradients = model.gradients().unwrap();
@@ -75,7 +86,7 @@ fn step(
     for (forward, range) in forwards.into_iter().zip(&micro_batches) {
         let d_rewards: Vec<f64> =
             range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-        model.backward(forward.tape.unwrap(), &d_rewards, &gradients).unwrap();
+        model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
     }
     let dense = model.parameters().iter().map(|(id, parameter)| {
         let sum = gradients.sum(id).tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -236,7 +247,7 @@ fn rewards_and_gradients(
     let mut gradients = model.gradients().unwrap();
     gradients.start_step(&(0..model.config().vocab_size as u32).collect::<Vec<_>>()).unwrap();
     let forward = model.forward(&pack, Keep::Activations).unwrap();
-    model.backward(forward.tape.unwrap(), d_rewards, &gradients).unwrap();
+    model.backward(forward.tape.unwrap(), d_rewards, None, &gradients).unwrap();
     let dense =
         gradients.iter().map(|(_, g)| g.sum().tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap());
     (forward.rewards, dense.collect())

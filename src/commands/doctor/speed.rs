@@ -8,7 +8,7 @@ use crate::model::config::Dtype;
 use crate::model::device_speed::peak_tflops;
 use crate::model::flops::{FlopCounter, Work};
 use crate::model::{DecoderConfig, RewardModel};
-use crate::objective::config::{Margin, Scale, Scope};
+use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use crate::optim::config::MomentKind;
 use crate::trainer::measure::measure;
 use crate::{Error, Result, objective, optim, trainer};
@@ -116,7 +116,12 @@ pub(super) fn run(name: &str, load: Load, device: &Device) -> Result<Speed> {
     let optim = optim::Config { moments, lr: 1e-6, ..optim::Config::default() };
     let terms = vec![
         objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
-        objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
+        objective::Config::SumToZero {
+            lambda: 1e-3,
+            scope: Scope::Global,
+            scale: Scale::Mean,
+            schedule: LambdaSchedule::default(),
+        },
     ];
     let prompt = tokens / 3;
     let batches = (1..=WARMUP + steps).map(|step| {

@@ -7,7 +7,7 @@ use crate::kernels::cuda;
 use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
-use crate::objective::config::{Margin, Scale, Scope};
+use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use crate::optim::{self, AdamW, clip};
 use crate::trainer::memory::Memory;
 use crate::trainer::step::{StepPlan, step};
@@ -76,7 +76,12 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
     let plan = StepPlan {
         terms: vec![
             objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
-            objective::Config::SumToZero { lambda: 1e-2, scope: Scope::Global, scale: Scale::Mean },
+            objective::Config::SumToZero {
+                lambda: 1e-2,
+                scope: Scope::Global,
+                scale: Scale::Mean,
+                schedule: LambdaSchedule::default(),
+            },
         ],
         micro_batch_tokens: MICRO_BATCH_TOKENS,
         memory: Memory::of_loaded(&model, &config, optim.moments),
