@@ -85,10 +85,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         report.splits.0.push((split.name, figures));
     }
     eprint!("model: {}\n{}", report.model, table(&report));
-    print_report(&report, args.out.as_deref())
+    print_json(&report, args.out.as_deref())
 }
 
-fn print_report(report: &EvalReport, out: Option<&Path>) -> anyhow::Result<()> {
+/// Writes a report as JSON to a file, or to standard output.
+pub(super) fn print_json(report: &impl serde::Serialize, out: Option<&Path>) -> anyhow::Result<()> {
     let mut json = serde_json::to_vec_pretty(report)?;
     json.push(b'\n');
     let Some(path) = out else {
@@ -101,7 +102,8 @@ fn print_report(report: &EvalReport, out: Option<&Path>) -> anyhow::Result<()> {
     Ok(atomic::write_bytes(path, &json)?)
 }
 
-fn newest_model() -> Result<String> {
+/// The newest finished run under `runs/`.
+pub(super) fn newest_model() -> Result<String> {
     match run_folder::newest_finished(Path::new(RUNS))? {
         Some(run) => Ok(run.display().to_string()),
         None => Err(Error::Usage(format!(

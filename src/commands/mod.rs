@@ -1,6 +1,7 @@
 //! The verbs, one file each: build the parts, run, print. Errors leave through `anyhow`; the library's own
 //! [`crate::Error`] inside decides the exit code.
 
+pub mod bench;
 mod datasets;
 pub mod doctor;
 pub mod eval;

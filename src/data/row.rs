@@ -68,6 +68,7 @@ impl Example {
     /// | pair | `chosen`, `rejected`, and `prompt`, `instruction` (+ `input`), `question`, `messages` or `conversations` | Pair |
     /// | pair of conversations | `chosen`, `rejected` as messages; the prompt is their common prefix | Pair |
     /// | stack-exchange | `question`, `response_j` (chosen), `response_k` (rejected) | Pair |
+    /// | labelled pair (JudgeBench) | `question`, `response_A`, `response_B`, `label` (`A>B` or `B>A`) | Pair |
     /// | graded lists (RM-Bench, RewardBench 2) | `chosen`, `rejected` as lists of strings | Ranked, gold 1 and 0 |
     /// | UltraFeedback | `instruction`, `completions[]` | Ranked |
     /// | k responses | `responses[]`, `scores[]`, `models[]`, or `response_1_text` .. and `all_scores` | Ranked |

@@ -18,18 +18,28 @@ const SEED: u64 = 0;
 /// # Source
 /// Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (the percentile interval).
 pub fn mean_ci95(values: &[f64]) -> Option<[f64; 2]> {
-    if values.is_empty() {
+    weighted_means_ci95(&[(1.0, values)])
+}
+
+/// [`mean_ci95`] of a weighted sum of means, `(weight, values)` each; the rows of each are resampled among
+/// themselves, as befits groups whose sizes are given.
+///
+/// `None` for no terms, or one without values.
+pub fn weighted_means_ci95(terms: &[(f64, &[f64])]) -> Option<[f64; 2]> {
+    if terms.is_empty() || terms.iter().any(|(_, values)| values.is_empty()) {
         return None;
     }
-    let mut means: Vec<f64> =
-        (0..RESAMPLES as u64).into_par_iter().map(|i| resampled_mean(values, i)).collect();
+    let resampled = |resample: u64| -> f64 {
+        let mut rng = rng::stream(SEED, "bootstrap", resample);
+        terms.iter().map(|(weight, values)| weight * resampled_mean(values, &mut rng)).sum()
+    };
+    let mut means: Vec<f64> = (0..RESAMPLES as u64).into_par_iter().map(resampled).collect();
     means.sort_unstable_by(f64::total_cmp);
     Some([quantile(&means, 0.025), quantile(&means, 0.975)])
 }
 
-fn resampled_mean(values: &[f64], resample: u64) -> f64 {
+fn resampled_mean(values: &[f64], rng: &mut impl Rng) -> f64 {
     let n = values.len();
-    let mut rng = rng::stream(SEED, "bootstrap", resample);
     let sum: f64 = (0..n)
         .map(|_| {
             // The high half of a 64 by 64 bit product: uniform to within n / 2^64.
@@ -62,6 +72,19 @@ mod tests {
         assert_eq!(mean_ci95(&[]), None);
         assert_eq!(mean_ci95(&[0.25]), Some([0.25, 0.25]));
         assert_eq!(mean_ci95(&[1.0; 50]), Some([1.0, 1.0]));
+    }
+
+    /// Two groups of equal weight: the variance of half their sum, not that of all rows in one heap.
+    #[test]
+    fn groups_are_resampled_each_on_its_own() {
+        let (low, high) = (vec![0.0; 400], vec![1.0; 100]);
+        assert_eq!(weighted_means_ci95(&[(0.5, &low), (0.5, &high)]), Some([0.5, 0.5]));
+        let mixed: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 2 == 0))).collect();
+        let [lo, hi] = weighted_means_ci95(&[(0.5, &mixed), (0.5, &high)]).unwrap();
+        let half = 1.96 * 0.5 * (0.25f64 / 400.0).sqrt();
+        assert!((lo - (0.75 - half)).abs() < 0.15 * half && (hi - (0.75 + half)).abs() < 0.15 * half, "{lo} {hi}");
+        assert_eq!(weighted_means_ci95(&[]), None);
+        assert_eq!(weighted_means_ci95(&[(0.5, &low), (0.5, &[])]), None);
     }
 
     #[test]

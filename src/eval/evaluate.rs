@@ -217,7 +217,8 @@ pub(super) fn too_long(tokens: usize, max_length: usize) -> String {
     format!("the conversation has {tokens} tokens, more than the {max_length} that are allowed")
 }
 
-fn characters(messages: &[Message]) -> usize {
+/// Characters of a response.
+pub(super) fn characters(messages: &[Message]) -> usize {
     messages.iter().map(|m| m.content.chars().count()).sum()
 }
 

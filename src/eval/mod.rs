@@ -6,6 +6,7 @@ use crate::Result;
 use crate::data::TokenGroup;
 
 mod accuracy;
+pub mod benchmark;
 pub mod bootstrap;
 mod evaluate;
 pub mod kendall;

@@ -149,22 +149,36 @@ fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> 
 
 /// The row's own fields and its scores.
 fn answer(
-    mut row: Row,
+    row: Row,
     scores: &[Scored],
     renamed: &mut BTreeMap<&'static str, u64>,
 ) -> Result<Map<String, Value>> {
     if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
         return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
     }
-    let graded = graded_lists(&row.fields, scores.len());
-    let rewards: Vec<Value> = scores.iter().map(|s| json!(s.reward)).collect();
+    let rewards: Vec<f64> = scores.iter().map(|s| s.reward).collect();
+    with_scores(row.fields, row.kind, &rewards, renamed).map_err(|reason| row.origin.error(reason))
+}
+
+/// A row's fields with the scores of its responses added, in the form that goes with its kind.
+///
+/// # Errors
+/// As many scores as the kind cannot have.
+pub(super) fn with_scores(
+    mut fields: Map<String, Value>,
+    kind: RowKind,
+    rewards: &[f64],
+    renamed: &mut BTreeMap<&'static str, u64>,
+) -> Result<Map<String, Value>, String> {
+    let graded = graded_lists(&fields, rewards.len());
+    let rewards: Vec<Value> = rewards.iter().map(|reward| json!(reward)).collect();
     let mut add = |key: &'static str, input_key: &'static str, score: Value| {
-        if let Some(own) = row.fields.insert(key.into(), score) {
+        if let Some(own) = fields.insert(key.into(), score) {
             *renamed.entry(key).or_default() += 1;
-            row.fields.entry(input_key).or_insert(own);
+            fields.entry(input_key).or_insert(own);
         }
     };
-    match (row.kind, rewards.as_slice()) {
+    match (kind, rewards.as_slice()) {
         (RowKind::Single, [score]) => add("score", "input_score", score.clone()),
         (RowKind::Pair, [chosen, rejected]) => {
             add("score_chosen", "input_score_chosen", chosen.clone());
@@ -176,12 +190,9 @@ fn answer(
             add("score_rejected", "input_score_rejected", rejected.into());
         }
         (RowKind::Ranked, _) => add("scores", "input_scores", Value::Array(rewards)),
-        (kind, _) => {
-            let found = rewards.len();
-            return Err(row.origin.error(format!("a {kind:?} row cannot have {found} responses")));
-        }
+        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", rewards.len())),
     }
-    Ok(row.fields)
+    Ok(fields)
 }
 
 /// How many of the responses are the chosen ones, where a row holds lists of right and wrong answers.

@@ -31,6 +31,8 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
     }
     if row.has("response_j") && row.has("response_k") {
         row.stack_exchange()
+    } else if row.has("response_A") && row.has("response_B") {
+        row.labelled_pair()
     } else if row.has("completions") {
         row.completions(score_field)
     } else if row.has("responses") {
@@ -174,6 +176,21 @@ impl Row {
     fn stack_exchange(mut self) -> Result<Example, String> {
         let responses = ["response_j", "response_k"]
             .map(|key| Ok(Response { messages: reply(self.take(key), key)?, score: None, model: None }));
+        let responses = responses.into_iter().collect::<Result<_, String>>()?;
+        let prompt = self.required_prompt()?;
+        self.example(RowKind::Pair, prompt, responses)
+    }
+
+    /// Two responses and a label that says which is better, as JudgeBench has them.
+    fn labelled_pair(mut self) -> Result<Example, String> {
+        let keys = match self.take("label") {
+            Value::String(label) if label == "A>B" => ["response_A", "response_B"],
+            Value::String(label) if label == "B>A" => ["response_B", "response_A"],
+            Value::Null => return Err("label: found nothing, expected A>B or B>A".into()),
+            other => return Err(format!("label: found {}, expected A>B or B>A", kind(&other))),
+        };
+        let responses =
+            keys.map(|key| Ok(Response { messages: reply(self.take(key), key)?, score: None, model: None }));
         let responses = responses.into_iter().collect::<Result<_, String>>()?;
         let prompt = self.required_prompt()?;
         self.example(RowKind::Pair, prompt, responses)

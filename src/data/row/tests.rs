@@ -270,3 +270,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_label_says_which_response_is_chosen() {
+    let row = |label: Value| json!({"question": "q", "response_A": "a", "response_B": "b", "label": label});
+    assert_is_pair(&read(row(json!("A>B"))), &[("user", "q")], "a", "b");
+    assert_is_pair(&read(row(json!("B>A"))), &[("user", "q")], "b", "a");
+    assert_eq!(reason(row(json!("A=B"))), "label: found the string \"A=B\", expected A>B or B>A");
+    assert_eq!(reason(row(Value::Null)), "label: found nothing, expected A>B or B>A");
+}

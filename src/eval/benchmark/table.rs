@@ -1,0 +1,76 @@
+//! A benchmark's report for people.
+
+use super::report::{BenchReport, Figure};
+
+/// A table of fixed-width columns: the total, its parts, sections and groups, then what is missing or was left out.
+pub fn bench_table(name: &str, report: &BenchReport) -> String {
+    let mut lines =
+        vec![["benchmark", "rows", "value", "95% interval", "ties", "longest", "shortest"].map(String::from)];
+    let plain = |label: String, figure: &Figure| {
+        [label, String::new(), number(figure.value), interval(figure), String::new(), String::new(), String::new()]
+    };
+    lines.push([
+        name.to_owned(),
+        report.rows.to_string(),
+        number(report.total.value),
+        interval(&report.total),
+        report.ties.to_string(),
+        number(report.longest_wins),
+        number(report.shortest_wins),
+    ]);
+    lines.extend(report.parts.0.iter().map(|(part, figure)| plain(format!("  {part}"), figure)));
+    lines.extend(report.sections.0.iter().map(|(section, figure)| plain(format!("  {section}"), figure)));
+    lines.extend(report.groups.0.iter().map(|(group, figures)| {
+        [
+            format!("  {group}"),
+            figures.rows.to_string(),
+            number(figures.figure.value),
+            interval(&figures.figure),
+            figures.ties.to_string(),
+            number(figures.longest_wins),
+            number(figures.shortest_wins),
+        ]
+    }));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let padded: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| match column {
+                0 | 3 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            })
+            .collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    }
+    notes(name, report, &mut text);
+    text
+}
+
+fn notes(name: &str, report: &BenchReport, text: &mut String) {
+    let mut note = |what: String| text.push_str(&format!("{name}: {what}\n"));
+    if !report.missing.is_empty() {
+        note(format!("no rows of {}; the total is without them", report.missing.join(", ")));
+    }
+    for (count, what) in [
+        (report.failed, "rows could not be read or scored and are left out"),
+        (report.overlong, "rows are too long and are left out"),
+        (report.truncated, "rows with a prompt shortened from the left"),
+    ] {
+        if count > 0 {
+            note(format!("{count} {what}"));
+        }
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.4}"))
+}
+
+fn interval(figure: &Figure) -> String {
+    figure.ci95.map_or("-".into(), |[lo, hi]| format!("[{lo:.4}, {hi:.4}]"))
+}
