@@ -16,7 +16,7 @@ use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, Indices, embedding, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
-use rmtrain::objective::config::{Margin, Scale, Scope};
+use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::optim::config::MomentKind;
 use rmtrain::optim::{self, AdamW, Gradients, Parameters};
 use rmtrain::trainer::memory::Memory;
@@ -271,7 +271,12 @@ fn training(c: &mut Criterion) {
     let plan = StepPlan {
         terms: vec![
             objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
-            objective::Config::SumToZero { lambda: 1e-3, scope: Scope::Global, scale: Scale::Mean },
+            objective::Config::SumToZero {
+                lambda: 1e-3,
+                scope: Scope::Global,
+                scale: Scale::Mean,
+                schedule: LambdaSchedule::default(),
+            },
         ],
         micro_batch_tokens: config.micro_batch_tokens,
         memory: Memory::of_loaded(&model, &config, MomentKind::F32),

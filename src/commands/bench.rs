@@ -15,7 +15,7 @@ use crate::eval::benchmark::{
 };
 use crate::{Error, Result};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Rows whose errors are told one by one under `--on-error keep`.
@@ -124,7 +124,10 @@ fn manifests(names: &[String]) -> Result<Vec<Arc<Manifest>>> {
     for name in names {
         let manifest = Manifest::of(name)?;
         if manifests.iter().any(|other| other.name == manifest.name) {
-            return Err(Error::Usage(format!("{name}: a benchmark called {:?} is there already", manifest.name)));
+            return Err(Error::Usage(format!(
+                "{name}: a benchmark called {:?} is there already",
+                manifest.name
+            )));
         }
         manifests.push(Arc::new(manifest));
     }
@@ -174,7 +177,8 @@ struct Given {
 impl Given {
     fn of(text: &str, manifests: &[Arc<Manifest>], flag: &str) -> Result<Self> {
         if let Some((place, file)) = text.split_once('=') {
-            let (name, group) = place.split_once('/').map_or((place, None), |(name, group)| (name, Some(group)));
+            let (name, group) =
+                place.split_once('/').map_or((place, None), |(name, group)| (name, Some(group)));
             if let Some(benchmark) = manifests.iter().position(|manifest| manifest.name == name) {
                 let manifest = &manifests[benchmark];
                 if let Some(group) = group.filter(|group| group.is_empty() || !manifest.has_group(group)) {
@@ -194,9 +198,9 @@ impl Given {
 }
 
 fn rows_of(sources: Sources) -> impl Iterator<Item = Result<(Option<Arc<str>>, RawRow)>> + Send + 'static {
-    sources.into_iter().flat_map(|(group, files)| {
-        Rows::of_files(files).map(move |row| row.map(|row| (group.clone(), row)))
-    })
+    sources
+        .into_iter()
+        .flat_map(|(group, files)| Rows::of_files(files).map(move |row| row.map(|row| (group.clone(), row))))
 }
 
 fn score(

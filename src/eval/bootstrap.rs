@@ -82,7 +82,10 @@ mod tests {
         let mixed: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 2 == 0))).collect();
         let [lo, hi] = weighted_means_ci95(&[(0.5, &mixed), (0.5, &high)]).unwrap();
         let half = 1.96 * 0.5 * (0.25f64 / 400.0).sqrt();
-        assert!((lo - (0.75 - half)).abs() < 0.15 * half && (hi - (0.75 + half)).abs() < 0.15 * half, "{lo} {hi}");
+        assert!(
+            (lo - (0.75 - half)).abs() < 0.15 * half && (hi - (0.75 + half)).abs() < 0.15 * half,
+            "{lo} {hi}"
+        );
         assert_eq!(weighted_means_ci95(&[]), None);
         assert_eq!(weighted_means_ci95(&[(0.5, &low), (0.5, &[])]), None);
     }

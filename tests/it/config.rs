@@ -494,8 +494,8 @@ fn guard() -> impl Strategy<Value = trainer::guard::Config> {
     let action = || proptest::sample::select(vec![Action::Warn, Action::Stop, Action::Off]);
     let rules = proptest::collection::vec((positive(), proptest::option::of(action())), 4);
     (action(), 1usize..1 << 20, positive(), rules).prop_map(|(action, window, min_spread, rules)| {
-        let mut config =
-            trainer::guard::Config { action, window, min_spread, ..trainer::guard::Config::default() };
+        let mut config = trainer::guard::Config::default();
+        (config.action, config.window, config.min_spread) = (action, window, min_spread);
         for (rule, (threshold, action)) in Rule::ALL.into_iter().zip(rules) {
             config.set(rule, Setting { threshold, action });
         }

@@ -24,8 +24,8 @@ pub use stored::read_scores;
 pub use table::bench_table;
 
 use super::{Judged, Origin, Progress};
-use crate::base::reader::Words;
 use crate::Result;
+use crate::base::reader::Words;
 
 /// A row of a benchmark with its scores.
 #[derive(Debug, Clone, PartialEq)]

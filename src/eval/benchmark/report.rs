@@ -205,9 +205,11 @@ impl BenchReport {
 
 /// The parts that every group has, averaged with the weights of the total.
 fn common_parts(groups: &[Judged], weights: &[f64]) -> Vec<(String, Figure)> {
-    let names = groups.first().map_or_else(Vec::new, |g| g.outcome.parts.iter().map(|(name, _)| *name).collect());
+    let names =
+        groups.first().map_or_else(Vec::new, |g| g.outcome.parts.iter().map(|(name, _)| *name).collect());
     let part = |name: &str| -> Option<(String, Figure)> {
-        let terms: Option<Vec<_>> = groups.iter().zip(weights).map(|(g, &w)| Some((w, g.part(name)?))).collect();
+        let terms: Option<Vec<_>> =
+            groups.iter().zip(weights).map(|(g, &w)| Some((w, g.part(name)?))).collect();
         Some((name.to_owned(), Figure::of(&terms?)))
     };
     names.into_iter().filter_map(part).collect()

@@ -51,7 +51,8 @@ pub(super) fn total_weights(manifest: &Manifest, groups: &[Present]) -> Option<V
         Total::Sections => {
             let mut total = vec![0.0; groups.len()];
             for (at, section) in manifest.sections.iter().enumerate() {
-                for (sum, weight) in total.iter_mut().zip(section_weights(manifest, groups, at).into_iter().flatten())
+                for (sum, weight) in
+                    total.iter_mut().zip(section_weights(manifest, groups, at).into_iter().flatten())
                 {
                     *sum += section.weight * weight;
                 }
@@ -76,7 +77,8 @@ mod tests {
     use super::*;
 
     fn present(manifest: &Manifest, names: &[(&str, usize)]) -> Vec<Present> {
-        let of = |&(name, rows)| Present { declared: manifest.groups.iter().position(|g| g.name == name), rows };
+        let of =
+            |&(name, rows)| Present { declared: manifest.groups.iter().position(|g| g.name == name), rows };
         names.iter().map(of).collect()
     }
 

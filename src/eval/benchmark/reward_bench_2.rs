@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn each_mean_has_its_own_prompts() {
         let whole = [row("tied:1", &[6.0, 5.0], &[2.0]), row("ref:1", &[9.0], &[2.0])];
-        let alone = [row("ref:2", &[1.0], &[2.0]), row("ref:3", &[1.0], &[2.0]), row("tied:4", &[0.0, 0.0], &[2.0])];
+        let alone =
+            [row("ref:2", &[1.0], &[2.0]), row("ref:3", &[1.0], &[2.0]), row("tied:4", &[0.0, 0.0], &[2.0])];
         let found = ties(&[whole, [alone[0].clone(), alone[2].clone()]].concat());
         let expected = 0.3 * 0.5 + 0.3 * 0.5 + 0.2 + 0.2 + 0.01 * 2f64.tanh();
         assert!((mean(&found.values) - expected).abs() < 1e-15);
@@ -221,7 +222,10 @@ mod tests {
         assert!(says(row("17", &[1.0], &[0.0])).contains("expected ref:NUMBER or tied:NUMBER"));
         assert!(says(row("both:1", &[1.0], &[0.0])).contains("found \"both:1\""));
         assert!(says(row("ref:x", &[1.0], &[0.0])).contains("found \"ref:x\""));
-        assert_eq!(says(row("tied:1", &[1.0], &[0.0])), "found 1 right and 1 wrong answers, expected at least 2 and 1");
+        assert_eq!(
+            says(row("tied:1", &[1.0], &[0.0])),
+            "found 1 right and 1 wrong answers, expected at least 2 and 1"
+        );
         assert!(says(row("ref:1", &[1.0], &[])).contains("found 1 right and 0 wrong"));
     }
 }

@@ -144,7 +144,8 @@ fn add(
     rewards: Vec<f64>,
     sink: &mut impl FnMut(std::result::Result<ScoredRow<'_>, Error>) -> Result<()>,
 ) -> Result<()> {
-    let Prepared { origin, group, kind, fields, rendered, mut row, judged, token_count, truncated, .. } = prepared;
+    let Prepared { origin, group, kind, fields, rendered, mut row, judged, token_count, truncated, .. } =
+        prepared;
     if let Some(bad) = rewards.iter().find(|reward| !reward.is_finite()) {
         return Err(origin.error(format!("the model's reward is {bad}, which is not a score")));
     }
@@ -172,8 +173,7 @@ fn prepare(
     let Value::Object(mut fields) = raw.value()? else { return Err(origin.error("expected a JSON object")) };
     rename_columns(manifest, &mut fields);
     let group = PlacedGroup::of(manifest, group, &fields).map_err(refuse)?;
-    let example =
-        Example::from_json(Value::Object(fields.clone()), &manifest.score_field).map_err(refuse)?;
+    let example = Example::from_json(Value::Object(fields.clone()), &manifest.score_field).map_err(refuse)?;
     let golds = golds(&example);
     let judged: Vec<bool> = golds.iter().map(Option::is_some).collect();
     let responses = example.responses.iter().zip(&golds).filter_map(|(response, gold)| {

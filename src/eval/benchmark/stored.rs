@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Fields that hold scores, and would be taken for gold ones.
-const SCORE_FIELDS: [&str; 5] = ["score_chosen", "score_rejected", "scores_chosen", "scores_rejected", "scores"];
+const SCORE_FIELDS: [&str; 5] =
+    ["score_chosen", "score_rejected", "scores_chosen", "scores_rejected", "scores"];
 
 /// Reads rows that hold their scores, as `score` and `bench` write them and as the benchmarks' own tools do:
 /// `score_chosen` and `score_rejected` (numbers or lists; `scores_` as well), or `scores` with `num_correct` or with
@@ -87,7 +88,9 @@ fn read(
     let group = PlacedGroup::of(manifest, group, &fields).map_err(refuse)?;
     let side = |name: &str| -> Result<Option<Vec<f64>>> {
         let key = [format!("score_{name}"), format!("scores_{name}")];
-        let Some((key, value)) = key.iter().find_map(|key| Some((key, fields.get(key)?))) else { return Ok(None) };
+        let Some((key, value)) = key.iter().find_map(|key| Some((key, fields.get(key)?))) else {
+            return Ok(None);
+        };
         numbers(key, value).map(Some).map_err(refuse)
     };
     let (rewards, known) = match (side("chosen")?, side("rejected")?) {
@@ -96,7 +99,11 @@ fn read(
             ([chosen, rejected].concat(), Some(gold))
         }
         (None, None) => (numbers_of(&fields, "scores").map_err(refuse)?, None),
-        _ => return Err(origin.error("found the scores of one side, expected score_chosen and score_rejected")),
+        _ => {
+            return Err(
+                origin.error("found the scores of one side, expected score_chosen and score_rejected")
+            );
+        }
     };
     let num_correct = fields.get("num_correct").and_then(Value::as_u64);
     let example = example_of(&fields, manifest).filter(|example| example.responses.len() == rewards.len());
@@ -146,12 +153,16 @@ fn lengths(fields: &Map<String, Value>, example: Option<&Example>) -> Option<Vec
     if let Some(example) = example {
         return Some(example.responses.iter().map(|response| characters(&response.messages)).collect());
     }
-    ["text_chosen", "text_rejected"].iter().map(|key| Some(fields.get(*key)?.as_str()?.chars().count())).collect()
+    ["text_chosen", "text_rejected"]
+        .iter()
+        .map(|key| Some(fields.get(*key)?.as_str()?.chars().count()))
+        .collect()
 }
 
 fn numbers_of(fields: &Map<String, Value>, key: &str) -> Result<Vec<f64>, String> {
     let expected = "expected scores: score_chosen and score_rejected, or scores";
-    let found = || format!("found the keys {}, {expected}", fields.keys().cloned().collect::<Vec<_>>().join(", "));
+    let found =
+        || format!("found the keys {}, {expected}", fields.keys().cloned().collect::<Vec<_>>().join(", "));
     numbers(key, fields.get(key).ok_or_else(found)?)
 }
 
@@ -162,7 +173,9 @@ fn numbers(key: &str, value: &Value) -> Result<Vec<f64>, String> {
             Value::Array(items) if items.len() == 1 => items[0].as_f64(),
             other => other.as_f64(),
         };
-        number.filter(|score| score.is_finite()).ok_or_else(|| format!("{key}: found {value}, expected a score"))
+        number
+            .filter(|score| score.is_finite())
+            .ok_or_else(|| format!("{key}: found {value}, expected a score"))
     };
     match value {
         Value::Array(items) => items.iter().map(one).collect(),

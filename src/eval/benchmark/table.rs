@@ -7,7 +7,15 @@ pub fn bench_table(name: &str, report: &BenchReport) -> String {
     let mut lines =
         vec![["benchmark", "rows", "value", "95% interval", "ties", "longest", "shortest"].map(String::from)];
     let plain = |label: String, figure: &Figure| {
-        [label, String::new(), number(figure.value), interval(figure), String::new(), String::new(), String::new()]
+        [
+            label,
+            String::new(),
+            number(figure.value),
+            interval(figure),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]
     };
     lines.push([
         name.to_owned(),

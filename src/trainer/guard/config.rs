@@ -16,7 +16,7 @@ pub struct Config {
     /// The spread of |h|, as a share of its mean, below which growth is not looked at: a model from scratch begins
     /// with norms that are all but equal, and any growth from there is a large factor.
     pub min_spread: f64,
-    rules: [Setting; Rule::ALL.len()],
+    pub(super) rules: [Setting; Rule::ALL.len()],
 }
 
 /// A rule's own settings.

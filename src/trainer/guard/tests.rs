@@ -37,7 +37,8 @@ fn growth_is_over_the_median_of_the_first_window_after_the_warmup() {
         line.hidden_norm_var = [0.0001, 0.01, 0.101][usize::from(line.step > 2) + usize::from(line.step > 8)];
     };
     assert_eq!(alarms(&config(), 20, growing), [(10, "norm-growth")], "two of three steps make the median");
-    let spike = |line: &mut StepLine| line.hidden_norm_var = if line.step % 3 == 0 { 100.0 } else { 0.01 };
+    let spike =
+        |line: &mut StepLine| line.hidden_norm_var = if line.step.is_multiple_of(3) { 100.0 } else { 0.01 };
     assert_eq!(alarms(&config(), 20, spike), [], "one wild step in a window is no growth");
 }
 
