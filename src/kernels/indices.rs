@@ -1,5 +1,6 @@
 //! Row numbers that kernels read.
 
+use super::cuda::upload;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Deref;
 use std::sync::OnceLock;
@@ -18,7 +19,7 @@ impl Indices {
         if let Some(uploaded) = self.uploaded.get() {
             return Ok(uploaded);
         }
-        let tensor = Tensor::new(self.values.as_slice(), device)?;
+        let tensor = upload::numbers(&self.values, self.values.len(), device)?;
         Ok(self.uploaded.get_or_init(|| tensor))
     }
 }

@@ -8,6 +8,7 @@ use super::reward_head::NormGradient;
 use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
 use super::{DecoderConfig, Freeze, Pack, reward_head};
 use crate::base::rng;
+use crate::kernels::cuda::{self, upload};
 use crate::optim::{Gradients, ParameterId, Parameters};
 use crate::{Error, Result, kernels};
 use candle_core::{DType, Device, Tensor};
@@ -123,7 +124,7 @@ impl RewardModel {
         head_was_drawn: bool,
         values: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
-        let dtype = compute_dtype(device.is_cpu(), dtype);
+        let dtype = compute_dtype(device.is_cpu() && !cuda::is_emulated(), dtype);
         let mut parameters = Parameters::new(match dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
@@ -233,7 +234,7 @@ impl RewardModel {
     ) -> Result<()> {
         let d_hidden = reward_head::hidden_gradient(&self.head_weight()?, d_rewards, norms);
         let shape = (d_rewards.len(), self.config.hidden_size);
-        let d_hidden = Tensor::from_vec(d_hidden, shape, &self.device)?;
+        let d_hidden = upload::numbers(&d_hidden, shape, &self.device)?;
         Ok(self.decoder.backward(&self.parameters, tape, &d_hidden, gradients)?)
     }
 

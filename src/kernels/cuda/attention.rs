@@ -4,6 +4,7 @@
 //! owns keys: it computes the scores twice, and in return needs no atomics, so gradients repeat themselves.
 
 use super::launch::{Arg, Launch, typed, unwritten};
+use super::upload;
 use crate::kernels::attention::{Families, Family, Heads, Segment};
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -33,7 +34,7 @@ impl Tiles {
 
 fn table<const K: usize>(rows: &[[usize; K]], device: &Device) -> Result<Tensor> {
     let values: Vec<u32> = rows.iter().flatten().map(|&value| value as u32).collect();
-    Tensor::from_vec(values, (rows.len(), K), device)
+    upload::numbers(&values, (rows.len(), K), device)
 }
 
 /// Runs of at most [`TILE`] rows.

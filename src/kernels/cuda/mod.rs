@@ -21,10 +21,23 @@ mod ptx;
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+pub(crate) mod upload;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 pub(crate) use launch::unwritten;
+
+/// Prepares a device that was just opened. Does nothing for the CPU.
+///
+/// # Errors
+/// If the driver refuses.
+pub fn set_up(device: &Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => memory::set_up(device).and_then(|()| gemm::set_up(device)),
+        _ => Ok(()),
+    }
+}
 
 /// Whether these kernels compute for tensors like `t`.
 pub(crate) fn takes(t: &Tensor) -> bool {

@@ -1,6 +1,7 @@
 //! Rows and columns of matrices: gather, scatter, and the sums that gradients end in.
 
 use super::launch::{Arg, BLOCK, Launch, striding_blocks, typed, unwritten};
+use super::upload;
 use crate::kernels::{Accumulator, Indices};
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -53,7 +54,8 @@ pub(crate) fn add_by_slot(sum: &Tensor, slots: &[u32], rows: &Tensor) -> Result<
         order[next[slot as usize] as usize] = row as u32;
         next[slot as usize] += 1;
     }
-    let [offsets, order] = [offsets, order].map(|values| Tensor::new(values.as_slice(), sum.device()));
+    let [offsets, order] =
+        [offsets, order].map(|values| upload::numbers(&values, values.len(), sum.device()));
     let args = [
         Arg::Values(sum),
         Arg::Values(rows),
@@ -106,13 +108,6 @@ pub(crate) fn add(sum: &Tensor, term: &Tensor) -> Result<()> {
     let n = sum.elem_count();
     let args = [Arg::Values(sum), Arg::Values(term), Arg::Long(n)];
     Launch::striding(typed("add", term.dtype())?, n)?.run(sum.device(), &args)
-}
-
-/// Multiplies `sum`, f32, by `factor`.
-pub(crate) fn scale(sum: &Tensor, factor: f32) -> Result<()> {
-    let n = sum.elem_count();
-    let args = [Arg::Values(sum), Arg::Float(factor), Arg::Long(n)];
-    Launch::striding("scale", n)?.run(sum.device(), &args)
 }
 
 /// Sums of squares of tensors, f32, in f64: all are enqueued before the first is waited for.

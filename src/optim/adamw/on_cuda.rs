@@ -2,6 +2,7 @@
 
 use super::Update;
 use crate::kernels::cuda::optimizer::{Quantized, Rows, Scalars, State, update as update_f32, update_8bit};
+use crate::kernels::cuda::upload;
 use crate::optim::quantized::{SIGNED, UNSIGNED};
 use crate::optim::{Gradient, Moments, Parameter};
 use candle_core::{DType, Result, Tensor};
@@ -113,7 +114,7 @@ fn slots(rows: &[u32], table: &Tensor) -> Result<Tensor> {
     for (slot, &row) in rows.iter().enumerate() {
         slots[row as usize] = slot as u32;
     }
-    Tensor::new(slots, table.device())
+    upload::numbers(&slots, slots.len(), table.device())
 }
 
 #[cfg(test)]
@@ -121,55 +122,8 @@ mod tests {
     use super::*;
     use crate::kernels::accumulator::edit;
     use crate::kernels::cuda;
-    use crate::kernels::test_support::{assert_close, wave};
-    use crate::optim::config::MomentKind;
+    use crate::kernels::test_support::wave;
     use crate::optim::{AdamW, Config, Gradients, Parameters};
-
-    /// Enough values for moments of eight bits; blocks span rows.
-    const SHAPE: (usize, usize) = (120, 67);
-
-    /// A table with row gradients, a matrix, a norm: after a few steps, a resume among them.
-    fn run(moments: MomentKind, weight_decay: f64, dtype: DType) -> Result<(Parameters, AdamW)> {
-        let mut parameters = Parameters::new(dtype);
-        let table = parameters.add("table", &wave(SHAPE, 0.4)?, true)?;
-        let matrix = parameters.add("matrix", &wave((80, 64), 0.7)?, true)?;
-        let norm = parameters.add("norm", &wave(33, 0.9)?, false)?;
-        let mut gradients = Gradients::zeros(&parameters, &[table])?;
-        let config = Config { weight_decay, moments, ..Config::default() };
-        let mut optimizer = AdamW::new(&config, &parameters)?;
-        for (step, rows) in [vec![0u32, 3, 4, 119], vec![], vec![4, 50], vec![7]].into_iter().enumerate() {
-            gradients.start_step(&rows)?;
-            gradients.add_rows(table, &rows, &wave((rows.len(), SHAPE.1), 0.8)?)?;
-            gradients.sum(matrix).add(&wave((80, 64), 0.3 + step as f32)?)?;
-            gradients.sum(norm).add(&wave(33, 0.5 + step as f32)?)?;
-            if step == 3 {
-                optimizer.resume_at(optimizer.steps());
-            }
-            optimizer.step(&mut parameters, &gradients, 0.01, 0.5)?;
-        }
-        Ok((parameters, optimizer))
-    }
-
-    #[test]
-    fn the_device_updates_as_the_host_does() -> Result<()> {
-        for moments in [MomentKind::F32, MomentKind::EightBit] {
-            for weight_decay in [0.0, 0.1] {
-                for dtype in [DType::F32, DType::BF16] {
-                    let Some(found) = cuda::emulated(|| run(moments, weight_decay, dtype)) else {
-                        return Ok(());
-                    };
-                    let ((found, _), (expected, _)) = (found?, run(moments, weight_decay, dtype)?);
-                    for ((_, found), (_, expected)) in found.iter().zip(expected.iter()) {
-                        assert_close(found.master(), expected.master(), 1e-6);
-                        let [found, expected] =
-                            [found, expected].map(|parameter| parameter.compute().to_dtype(DType::F32));
-                        assert_close(&found?, &expected?, 8e-3);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 
     #[test]
     fn rows_that_no_gradient_reached_are_not_read() -> Result<()> {
