@@ -7,6 +7,7 @@ use crate::base::memory::available_bytes;
 use crate::kernels::check::{self, Check};
 use crate::kernels::{cuda, gemm};
 use crate::model::DeviceChoice;
+use crate::optim::adamw;
 use crate::optim::config::MomentKind;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
@@ -62,10 +63,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
     let machine = machine(&device)?;
     let checks = match device.is_cuda() {
-        true => [DType::F32, DType::BF16].map(|dtype| check::kernels(&device, dtype)),
+        true => [DType::F32, DType::BF16].map(|dtype| checks_in(&device, dtype)),
         false => [Ok(Vec::new()), Ok(Vec::new())],
     };
-    let checks = checks.into_iter().collect::<candle_core::Result<Vec<_>>>()?.concat();
+    let checks = checks.into_iter().collect::<Result<Vec<_>>>()?.concat();
     let trajectories = match args.trajectory {
         None => Vec::new(),
         Some(steps) => trajectory::compare(&device, steps)?,
@@ -86,6 +87,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         0 => Ok(()),
         _ => Err(Error::Check(format!("{wrong} comparisons are beyond their bounds")).into()),
     }
+}
+
+fn checks_in(device: &Device, dtype: DType) -> Result<Vec<Check>> {
+    let mut checks = check::kernels(device, dtype)?;
+    checks.extend(adamw::check::updates(device, dtype)?);
+    Ok(checks)
 }
 
 fn print(text: &str) -> Result<()> {

@@ -4,7 +4,7 @@
 //! is left between the two is the order of sums in f32, and one rounding to bf16 for every value that is stored.
 
 use super::attention::{self, Families, Family, Heads, Segment};
-use super::{Accumulator, Indices, cuda, embedding, linear, rms_norm, rope, swiglu};
+use super::{Accumulator, Indices, cuda, draw, embedding, linear, rms_norm, rope, swiglu};
 use crate::base::rng;
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
@@ -20,6 +20,20 @@ pub struct Check {
 }
 
 impl Check {
+    /// Compares values.
+    pub fn of(what: String, dtype: DType, found: &[f32], expected: &[f32], bound: f64) -> Self {
+        let largest = expected.iter().map(|e| f64::from(e.abs())).fold(f64::MIN_POSITIVE, f64::max);
+        // Not a fold over `f64::max`, which passes over NaN.
+        let mut error = if found.len() == expected.len() { 0.0 } else { f64::INFINITY };
+        for (found, expected) in found.iter().zip(expected) {
+            let difference = f64::from((found - expected).abs()) / largest;
+            if difference > error || difference.is_nan() {
+                error = difference;
+            }
+        }
+        Self { what, dtype, error, bound }
+    }
+
     pub fn passes(&self) -> bool {
         self.error <= self.bound
     }
@@ -30,7 +44,7 @@ const F32_BOUND: f64 = 2e-5;
 /// One rounding to 8 bits of a value, and the roundings of what it was computed from.
 const BF16_BOUND: f64 = 1.6e-2;
 
-/// Every kernel on `device` in `dtype`.
+/// Every kernel on `device` in `dtype`, but for the optimizer's (`optim::adamw::check`).
 ///
 /// # Errors
 /// If a kernel cannot be launched.
@@ -42,7 +56,8 @@ pub fn kernels(device: &Device, dtype: DType) -> Result<Vec<Check>> {
     bench.swiglu()?;
     bench.linear()?;
     bench.sums()?;
-    for (dim, query, key_value) in [(64, 4, 2), (128, 4, 1), (24, 7, 1)] {
+    bench.draws()?;
+    for (dim, query, key_value) in [(64, 4, 2), (128, 4, 1), (24, 7, 1), (20, 2, 1), (160, 2, 2)] {
         bench.attention(Heads { query, key_value, dim })?;
     }
     Ok(bench.checks)
@@ -78,20 +93,14 @@ impl Bench {
     }
 
     fn compare(&mut self, what: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+        let bound = if self.dtype == DType::F32 { F32_BOUND } else { BF16_BOUND };
+        self.compare_within(bound, what, found, expected)
+    }
+
+    fn compare_within(&mut self, bound: f64, what: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
         let flat =
             |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        let (found, expected) = (flat(found)?, flat(expected)?);
-        let largest = expected.iter().map(|e| f64::from(e.abs())).fold(f64::MIN_POSITIVE, f64::max);
-        // Not a fold over `f64::max`, which passes over NaN.
-        let mut error = if found.len() == expected.len() { 0.0 } else { f64::INFINITY };
-        for (found, expected) in found.iter().zip(&expected) {
-            let difference = f64::from((found - expected).abs()) / largest;
-            if difference > error || difference.is_nan() {
-                error = difference;
-            }
-        }
-        let bound = if self.dtype == DType::F32 { F32_BOUND } else { BF16_BOUND };
-        self.checks.push(Check { what: what.to_owned(), dtype: self.dtype, error, bound });
+        self.checks.push(Check::of(what.to_owned(), self.dtype, &flat(found)?, &flat(expected)?, bound));
         Ok(())
     }
 
@@ -104,19 +113,19 @@ impl Bench {
             let table = self.normal("table", (50, width))?;
             let rows: Indices = (0..90u32).map(|i| i * 7 % 50).collect::<Vec<_>>().into();
             let found = self.on_device(|| embedding::gather(&table.device, &rows))?;
-            self.compare("gather", &found, &embedding::gather(&table.host, &rows)?)?;
+            self.compare_within(0.0, "gather", &found, &embedding::gather(&table.host, &rows)?)?;
 
             let dy = self.normal("dy", (3, width))?;
             let rows = Indices::from([41, 0, 7]);
             let found = self.on_device(|| embedding::scatter(&dy.device, &rows, 60))?;
-            self.compare("scatter", &found, &embedding::scatter(&dy.host, &rows, 60)?)?;
+            self.compare_within(0.0, "scatter", &found, &embedding::scatter(&dy.host, &rows, 60)?)?;
 
             let dy = self.normal("dy", (90, width))?;
             let slots: Vec<u32> = (0..90).map(|i| i * i % 11).collect();
             let (found, expected) = self.sum((12, width))?;
             self.on_device(|| found.add_rows(&slots, &dy.device))?;
             expected.add_rows(&slots, &dy.host)?;
-            self.compare("scatter-add", found.tensor()?, expected.tensor()?)?;
+            self.compare_within(F32_BOUND, "scatter-add", found.tensor()?, expected.tensor()?)?;
         }
         Ok(())
     }
@@ -222,15 +231,41 @@ impl Bench {
         let (found, expected) = self.sum((300, 333))?;
         self.on_device(|| {
             found.add(&x.device)?;
-            found.add(&x.device)?;
-            found.scale(0.25)
+            found.add(&x.device)
         })?;
         expected.add(&x.host)?;
-        expected.scale(0.5)?;
-        self.compare("sum", found.tensor()?, expected.tensor()?)?;
+        expected.add(&x.host)?;
+        self.compare_within(F32_BOUND, "sum", found.tensor()?, expected.tensor()?)?;
         let squares = self.on_device(|| found.sum_of_squares())?;
         let [squares, expected] = [squares, expected.sum_of_squares()?].map(|s| Tensor::new(s, &Device::Cpu));
-        self.compare("sum of squares", &squares?, &expected?)
+        self.compare_within(F32_BOUND, "sum of squares", &squares?, &expected?)
+    }
+
+    /// Draws have no reference on the CPU: their first moments, and that they are a function of the index.
+    fn draws(&mut self) -> Result<()> {
+        const COUNT: usize = 40_000;
+        let device = self.device.clone();
+        let draw = |count: usize| {
+            let values = cuda::on(&device, || draw::normal(count, 0.5, "doctor:draws", &device))?;
+            values.to_device(&Device::Cpu)?.to_vec1::<f32>()
+        };
+        let values = draw(COUNT)?;
+        let moment = |power: i32| {
+            (values.iter().map(|&v| (f64::from(v) / 0.5).powi(power)).sum::<f64>() / COUNT as f64) as f32
+        };
+        // Six standard errors of each.
+        let bound = |variance: f64| 6.0 * (variance / COUNT as f64).sqrt();
+        for (what, found, expected, variance) in [
+            ("draws, 1 + mean", 1.0 + moment(1), 1.0, 1.0),
+            ("draws, variance", moment(2), 1.0, 2.0),
+            ("draws, 1 + third moment", 1.0 + moment(3), 1.0, 15.0),
+            ("draws, fourth moment over 3", moment(4) / 3.0, 1.0, 96.0 / 9.0),
+        ] {
+            self.checks.push(Check::of(what.into(), DType::F32, &[found], &[expected], bound(variance)));
+        }
+        let fewer = draw(1000)?;
+        self.checks.push(Check::of("draws, fewer of them".into(), DType::F32, &fewer, &values[..1000], 0.0));
+        Ok(())
     }
 
     fn attention(&mut self, heads: Heads) -> Result<()> {

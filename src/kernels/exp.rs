@@ -1,6 +1,7 @@
 //! A branch-free `exp` that compilers vectorise.
 
-/// `e^x` within 2 ulp for x in [-87, 88]; smaller arguments give 0, larger ones infinity, NaN stays NaN.
+/// `e^x` within 2 ulp for x in [-87, 88]; smaller arguments give 0, those above 88.72 infinity (in
+/// between the result stays at e^88.5), NaN stays NaN.
 ///
 /// The usual reduction `e^x = 2^n e^r`, |r| <= ln2/2, with a degree-6 Taylor-like polynomial for `e^r`.
 #[inline(always)]

@@ -1,9 +1,10 @@
 //! `y = x W^T (+ b)`, as `torch.nn.functional.linear`.
 //!
-//! On the CPU a row of the result depends on that row of the input alone, to the bit. Tiles sum in one order whatever the
-//! number of rows. The `gemm` crate forms every dot product in blocks of the inner dimension whose size does not depend
-//! on it either, save for small products, which take other paths; those are padded past the point where they would. (Fewer than
-//! four output columns would be such a path too; the reward head, the only case, is `model::reward_head`.)
+//! On the CPU a row of the result depends on that row of the input alone, to the bit. Tiles sum in one order whatever
+//! the number of rows. The `gemm` crate forms every dot product in blocks of the inner dimension whose size does not
+//! depend on it either, save for small products, which take other paths; those are padded past the point where they
+//! would. (Fewer than four output columns would be such a path too; the reward head, the only case, is
+//! `model::reward_head`.)
 
 use super::cuda::gemm::Operand;
 #[cfg(target_arch = "x86_64")]

@@ -2,8 +2,8 @@
 //!
 //! Every operation takes and returns tensors and chooses by device: a fused kernel on the CPU and on CUDA, composed
 //! candle operations for what these do not take (f16). The composed form is also the reference that the fused ones are
-//! tested against; tests hold all of them against finite differences. None of this goes through candle's autograd, so nothing can silently drop a
-//! gradient: what an operation needs for its backward is an argument of that backward.
+//! tested against; tests hold all of them against finite differences. None of this goes through candle's autograd, so
+//! nothing can silently drop a gradient: what an operation needs for its backward is an argument of that backward.
 //!
 //! Shape letters: N packed tokens, S sequences, H hidden, I intermediate, A query heads, K key-value heads,
 //! D head dimension, V vocabulary.

@@ -51,7 +51,7 @@ pub fn backward(
     host::expect_shape("gradient of a norm's output", dy, &[n, width])?;
     residual.map_or(Ok(()), |residual| host::expect_shape("residual", residual, &[n, width]))?;
     if cuda::takes(x) {
-        return cuda::norm::backward(dy, x, weight, eps, residual, Some(weight_gradient));
+        return cuda::norm::backward(dy, x, weight, eps, residual, weight_gradient);
     }
     if !host::is_host_f32(x) {
         let (dx, d_weight) = composed_backward(dy, x, weight, eps)?;

@@ -86,11 +86,12 @@ impl Decoder {
         self.embedding
     }
 
-    /// Asks for no gradient of this part from here on.
+    /// What is not trained.
     pub(super) fn frozen(&self) -> Freeze {
         self.freeze
     }
 
+    /// Asks for no gradient of this part from here on.
     pub(super) fn freeze(&mut self, freeze: Freeze) {
         self.freeze = freeze;
     }
@@ -148,7 +149,7 @@ impl Decoder {
         if self.freeze.embeddings {
             return Ok(());
         }
-        gradients.add_rows(self.embedding, &pack.ids, &dx.to_dtype(DType::F32)?)
+        gradients.add_rows(self.embedding, &pack.ids, &dx)
     }
 
     /// Where values first stop being finite in a forward pass: a layer's name. For error messages.

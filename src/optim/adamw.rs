@@ -9,6 +9,7 @@
 //! p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
 //! ```
 
+pub mod check;
 mod eight_bit;
 mod on_cuda;
 mod plain;

@@ -2,7 +2,9 @@
 #include "cuda.hpp"
 
 #include <mutex>
+#include <string>
 #include <utility>
+#include <vector>
 
 // One unit here, one unit a file under nvcc: namespaces keep their internals apart.
 namespace {
@@ -51,12 +53,30 @@ template <class... Args> void call(void (*kernel)(Args...), void** args) {
     unpack_and_call(kernel, args, std::index_sequence_for<Args...>());
 }
 
+/// What is wrong with arguments of these sizes for `kernel`, or nothing.
+template <class... Args> std::string misfit(void (*)(Args...), const size_t* sizes, size_t count) {
+    const std::vector<size_t> expected = {sizeof(Args)...};
+    if (count != expected.size()) {
+        return "found " + std::to_string(count) + " arguments, expected " + std::to_string(expected.size());
+    }
+    for (size_t i = 0; i < count; ++i) {
+        if (sizes[i] != expected[i]) {
+            return "argument " + std::to_string(i) + " has " + std::to_string(sizes[i]) + " bytes, expected " +
+                   std::to_string(expected[i]);
+        }
+    }
+    return "";
+}
+
 struct Kernel {
     const char* name;
     void (*call)(void** args);
+    std::string (*misfit)(const size_t* sizes, size_t count);
 };
 
-#define KERNEL(space, name) {#name, [](void** args) { call(space::name, args); }},
+#define KERNEL(space, name)                               \
+    {#name, [](void** args) { call(space::name, args); }, \
+     [](const size_t* sizes, size_t count) { return misfit(space::name, sizes, count); }},
 #define KERNEL_OF_BOTH(space, name) KERNEL(space, name##_f32) KERNEL(space, name##_bf16)
 
 const Kernel KERNELS[] = {
@@ -88,7 +108,6 @@ const Kernel KERNELS[] = {
     KERNEL_OF_BOTH(rows, column_sums)
     KERNEL(rows, sum_partials)
     KERNEL_OF_BOTH(rows, add)
-    KERNEL(rows, scale)
     KERNEL(rows, squares_partials)
     KERNEL(rows, squares_total)
     KERNEL(rows, draw_normal)
@@ -106,16 +125,19 @@ std::mutex one_launch_at_a_time;
 
 }  // namespace
 
-/// cuLaunchKernel on the CPU: `args[i]` points to the i-th argument, pointers among them are host pointers. Returns 0,
-/// or 1 with what went wrong in `message`.
+/// cuLaunchKernel on the CPU: `args[i]` points to the i-th of `count` arguments, of `sizes[i]` bytes; pointers among them
+/// are host pointers. Returns 0, or 1 with what went wrong in `message`.
 extern "C" int rmtrain_emulate(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
-                               void** args, char* message, size_t message_len) {
+                               void** args, const size_t* sizes, size_t count, char* message, size_t message_len) {
     std::lock_guard<std::mutex> lock(one_launch_at_a_time);
     std::string failure = std::string("no kernel is called ") + kernel;
     for (const Kernel& k : KERNELS) {
         if (strcmp(k.name, kernel) == 0) {
-            failure = emulation::launch(k.name, k.call, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
-                                        shared_bytes, args);
+            failure = k.misfit(sizes, count);
+            if (failure.empty()) {
+                failure = emulation::launch(k.name, k.call, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+                                            shared_bytes, args);
+            }
         }
     }
     if (failure.empty()) {

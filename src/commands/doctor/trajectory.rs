@@ -56,8 +56,8 @@ pub(super) fn compare(device: &Device, steps: u64) -> Result<Vec<Trajectory>> {
         Ok(Trajectory { steps, dtype, losses, reference: reference.clone(), loss_error, bound })
     };
     let mut runs = vec![(DType::F32, Dtype::F32, F32_BOUND)];
-    // The CPU computes in f32 whatever it is asked for.
-    if device.is_cuda() {
+    // The CPU itself computes in f32 whatever it is asked for.
+    if device.is_cuda() || cuda::on(device, cuda::is_emulated) {
         runs.push((DType::BF16, Dtype::Bf16, BF16_BOUND));
     }
     runs.into_iter().map(trajectory).collect()
@@ -129,7 +129,10 @@ mod tests {
         }
         let runs = compare(&Device::Cpu, 3)?;
         assert!(runs.iter().all(Trajectory::passes), "{runs:?}");
-        assert!(runs[0].losses.windows(2).all(|pair| pair[0] != pair[1]), "{runs:?}");
+        let dtypes: Vec<DType> = runs.iter().map(|run| run.dtype).collect();
+        assert_eq!(dtypes, [DType::F32, DType::BF16]);
+        assert!(runs.iter().all(|run| run.losses.windows(2).all(|pair| pair[0] != pair[1])), "{runs:?}");
+        assert_ne!(runs[0].losses, runs[1].losses);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Attention out of candle operations, one response at a time: the reference, and the path off the CPU.
+//! Attention out of candle operations, one response at a time: the reference, and what scores in f16.
 
 use super::{Family, Heads, Segment};
 use candle_core::{D, DType, Result, Tensor};

@@ -9,15 +9,22 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, io};
 
+const FLAGS: [&str; 4] = ["-O2", "-std=c++17", "-shared", "-fPIC"];
+
 type Emulate = unsafe extern "C" fn(
     kernel: *const c_char,
     grid: *const c_uint,
     block: *const c_uint,
     shared_bytes: c_uint,
     args: *mut *mut c_void,
+    sizes: *const usize,
+    count: usize,
     message: *mut c_char,
     message_len: usize,
 ) -> c_int;
+
+/// Where the value of an argument is, and how many bytes it has.
+pub(crate) type Arg = (*mut c_void, usize);
 
 /// Why the kernels cannot be emulated here, if they cannot: there is no compiler. Sources that do not compile are
 /// another matter, and fail where a kernel is launched.
@@ -28,8 +35,9 @@ pub(crate) fn available() -> Result<(), String> {
     compiler().map(|_| ())
 }
 
-/// Runs a kernel as cuLaunchKernel would: `args[i]` points to the i-th argument's value, pointers among these are to
-/// host memory. The caller sees to it that they are what the kernel takes, as with a GPU.
+/// Runs a kernel as cuLaunchKernel would; pointers among the arguments are to host memory. Their number and sizes are
+/// held against the kernel's signature; that a pointer is to what the kernel takes it for is the caller's promise, as
+/// with a GPU.
 ///
 /// # Errors
 /// No compiler, no such kernel, a launch that CUDA would refuse, or what the emulation found wrong in the kernel.
@@ -38,11 +46,12 @@ pub(crate) fn launch(
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
-    args: &mut [*mut c_void],
+    args: &[Arg],
 ) -> Result<(), String> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     let library = LIBRARY.get_or_init(load).as_ref().map_err(Clone::clone)?;
     let name = CString::new(kernel).map_err(|error| error.to_string())?;
+    let (mut pointers, sizes): (Vec<*mut c_void>, Vec<usize>) = args.iter().copied().unzip();
     let mut message: [c_char; 1024] = [0; 1024];
     // SAFETY: launch.cpp defines the function with this signature. It reads three values each of grid and block, and
     // ends the message with a zero; the arguments are the caller's promise.
@@ -53,7 +62,9 @@ pub(crate) fn launch(
             grid.as_ptr(),
             block.as_ptr(),
             shared_bytes,
-            args.as_mut_ptr(),
+            pointers.as_mut_ptr(),
+            sizes.as_ptr(),
+            sizes.len(),
             message.as_mut_ptr(),
             message.len(),
         )
@@ -69,17 +80,19 @@ pub(crate) fn launch(
 fn load() -> Result<Library, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let emulation = root.join("tests/emulation");
-    let digest = digest([&root.join("src/kernels/cuda"), &emulation]).map_err(|error| error.to_string())?;
+    let compiler = compiler()?;
+    let digest =
+        digest([&root.join("src/kernels/cuda"), &emulation], &compiler).map_err(|error| error.to_string())?;
     let path = temporary_folder()?.join(format!("emulated-kernels-{digest}.so"));
     if !path.exists() {
-        compile(&emulation.join("launch.cpp"), &path)?;
+        compile(&compiler, &emulation.join("launch.cpp"), &path)?;
     }
     // SAFETY: the library's initializers are those of its few globals.
     unsafe { Library::new(&path) }.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// A name for the contents of the folders' C++ and CUDA files.
-fn digest(folders: [&Path; 2]) -> io::Result<String> {
+/// A name for what `compiler` makes of the folders' C++ and CUDA files.
+fn digest(folders: [&Path; 2], compiler: &str) -> io::Result<String> {
     let mut files = Vec::new();
     for folder in folders {
         for entry in fs::read_dir(folder)? {
@@ -91,6 +104,7 @@ fn digest(folders: [&Path; 2]) -> io::Result<String> {
     }
     files.sort();
     let mut hash = Sha256::new();
+    hash.update(format!("{compiler} {FLAGS:?}"));
     for file in files {
         let text = fs::read(&file)?;
         hash.update(text.len().to_le_bytes());
@@ -108,11 +122,11 @@ fn temporary_folder() -> Result<PathBuf, String> {
 }
 
 /// The file appears whole: other test processes may compile it at the same time.
-fn compile(source: &Path, library: &Path) -> Result<(), String> {
-    let compiler = compiler()?;
+fn compile(compiler: &str, source: &Path, library: &Path) -> Result<(), String> {
     let partial = library.with_extension(format!("{}.partial", std::process::id()));
-    let output = Command::new(&compiler)
-        .args(["-O2", "-std=c++17", "-shared", "-fPIC", "-o"])
+    let output = Command::new(compiler)
+        .args(FLAGS)
+        .arg("-o")
         .args([&partial, source])
         .output()
         .map_err(|error| format!("{compiler}: {error}"))?;
@@ -150,8 +164,20 @@ mod tests {
     fn fault(kernel: &str, threads: u32, shared_bytes: u32) -> String {
         let mut out = vec![0f32; 64];
         let mut pointer = out.as_mut_ptr();
-        let mut args = [(&raw mut pointer).cast()];
-        launch(kernel, [1, 1, 1], [threads, 1, 1], shared_bytes, &mut args).unwrap_err()
+        let args = [((&raw mut pointer).cast(), size_of::<u64>())];
+        launch(kernel, [1, 1, 1], [threads, 1, 1], shared_bytes, &args).unwrap_err()
+    }
+
+    #[test]
+    fn refuses_arguments_that_are_not_those_of_the_kernel() {
+        if is_skipped() {
+            return;
+        }
+        let mut value = 0u64;
+        let pointer: *mut c_void = (&raw mut value).cast();
+        let refused = |args: &[Arg]| launch("reads_unaligned", [1, 1, 1], [32, 1, 1], 0, args).unwrap_err();
+        assert!(refused(&[]).contains("found 0 arguments, expected 1"));
+        assert!(refused(&[(pointer, 4)]).contains("argument 0 has 4 bytes, expected 8"));
     }
 
     #[test]
@@ -183,8 +209,8 @@ mod tests {
         }
         let mut out: Vec<f32> = (0..32u8).map(f32::from).collect();
         let mut pointer = out.as_mut_ptr();
-        let mut args = [(&raw mut pointer).cast()];
-        launch("reads_a_copy_early", [1, 1, 1], [32, 1, 1], 128, &mut args).unwrap();
+        let args = [((&raw mut pointer).cast(), size_of::<u64>())];
+        launch("reads_a_copy_early", [1, 1, 1], [32, 1, 1], 128, &args).unwrap();
         assert_eq!(out, [1.0; 32]);
     }
 
@@ -211,8 +237,8 @@ mod tests {
             right.0.as_ptr().cast_mut().cast(),
             transposed.0.as_ptr().cast_mut().cast(),
         ];
-        let mut args = pointers.each_mut().map(|pointer| (&raw mut *pointer).cast());
-        launch("multiplies_matrices", [1, 1, 1], [32, 1, 1], 1024, &mut args).unwrap();
+        let args = pointers.each_mut().map(|pointer| ((&raw mut *pointer).cast(), size_of::<u64>()));
+        launch("multiplies_matrices", [1, 1, 1], [32, 1, 1], 1024, &args).unwrap();
         let expected: [f32; 128] = std::array::from_fn(|i| (0..16).map(|k| a(i / 8, k) * b(k, i % 8)).sum());
         assert_eq!(c, expected);
         assert_eq!(c_transposed, expected);

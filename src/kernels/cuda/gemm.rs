@@ -45,6 +45,17 @@ pub(crate) fn product(out: &Tensor, is_added: bool, lhs: Operand, rhs: Operand) 
     compute(out, is_added, lhs, rhs, [m, n, k])
 }
 
+/// Has cuBLAS sum in f32 throughout: left alone, it may cut a long product and add the parts in bf16.
+#[cfg(feature = "cuda")]
+pub(super) fn set_up(device: &candle_core::CudaDevice) -> Result<()> {
+    use candle_core::cuda::WrapErr;
+    use candle_core::cuda::cudarc::cublas::sys;
+
+    let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the handle is the device's own and lives as long as it.
+    unsafe { sys::cublasSetMathMode(*device.cublas_handle().handle(), mode) }.result().w()
+}
+
 #[cfg(feature = "cuda")]
 fn compute(out: &Tensor, is_added: bool, lhs: Operand, rhs: Operand, [m, n, k]: [usize; 3]) -> Result<()> {
     use super::launch::address;

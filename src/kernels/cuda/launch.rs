@@ -93,11 +93,23 @@ impl Launch {
         use candle_core::cuda::WrapErr;
         use candle_core::cuda::cudarc::driver::{LaunchConfig, PushKernelArg, sys};
 
-        /// What a kernel may use without asking.
+        /// What kernels declare by themselves is less than this.
+        const STATIC_BYTES: u32 = 1024;
+        /// What a block may use without asking.
         const SHARED_BYTES_BY_DEFAULT: u32 = 48 << 10;
         let (module, ptx) = super::ptx::module_of(&self.kernel)?;
         let function = device.get_or_load_custom_func(&self.kernel, module, ptx)?;
-        if self.shared_bytes > SHARED_BYTES_BY_DEFAULT {
+        if self.shared_bytes + STATIC_BYTES > SHARED_BYTES_BY_DEFAULT {
+            let limit = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            let limit = device.cuda_stream().context().attribute(limit).w()?;
+            if i64::from(self.shared_bytes + STATIC_BYTES) > i64::from(limit) {
+                candle_core::bail!(
+                    "{}: a model of this width takes {} bytes of shared memory a block, and this GPU has {limit}; a \
+                     larger GPU or device = \"cpu\" computes it",
+                    self.kernel,
+                    self.shared_bytes
+                );
+            }
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(most, self.shared_bytes as i32).w()?;
         }
@@ -111,16 +123,17 @@ impl Launch {
         }
         let [grid, block] = [self.grid, self.block].map(|[x, y, z]| (x, y, z));
         let config = LaunchConfig { grid_dim: grid, block_dim: block, shared_mem_bytes: self.shared_bytes };
-        // SAFETY: the arguments are of the types and the sizes that the kernel's signature says; the emulation checks
-        // the same launches in tests. Memory is freed in the order of the stream, so after this kernel.
+        // SAFETY: the arguments are as many and of the sizes that the kernel's signature says, which the emulation checks
+        // of the same launches in tests. Memory is freed in the order of the stream, so after this kernel.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }
 
     #[cfg(test)]
     fn emulate(&self, values: &[Value]) -> Result<()> {
-        let mut args: Vec<*mut std::ffi::c_void> = values.iter().map(Value::pointer).collect();
-        super::emulator::launch(&self.kernel, self.grid, self.block, self.shared_bytes, &mut args)
+        let args: Vec<super::emulator::Arg> =
+            values.iter().map(|value| (value.pointer(), value.size())).collect();
+        super::emulator::launch(&self.kernel, self.grid, self.block, self.shared_bytes, &args)
             .map_err(|message| candle_core::Error::Msg(format!("{}: {message}", self.kernel)))
     }
 }
@@ -145,6 +158,15 @@ impl Value {
             Value::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
             Value::Int(int) => std::ptr::from_ref(int).cast_mut().cast(),
             Value::Float(float) => std::ptr::from_ref(float).cast_mut().cast(),
+        }
+    }
+
+    #[cfg(test)]
+    fn size(&self) -> usize {
+        match self {
+            Value::Word(_) => size_of::<u64>(),
+            Value::Int(_) => size_of::<i32>(),
+            Value::Float(_) => size_of::<f32>(),
         }
     }
 }
@@ -213,7 +235,21 @@ pub(crate) fn unwritten(
     device: &Device,
 ) -> Result<Tensor> {
     // SAFETY: every caller launches a kernel that writes all of it before anything reads it.
-    unsafe { Tensor::empty(shape, dtype, device) }
+    let tensor = unsafe { Tensor::empty(shape, dtype, device) }?;
+    #[cfg(test)]
+    poison(&tensor)?;
+    Ok(tensor)
+}
+
+/// NaN in every value, so that what a kernel leaves unwritten shows.
+#[cfg(test)]
+fn poison(tensor: &Tensor) -> Result<()> {
+    if tensor.device().is_cpu() {
+        let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        // SAFETY: the tensor was just made: contiguous, of this size, and nobody else's.
+        unsafe { std::ptr::write_bytes(address(tensor)? as *mut u8, 0xff, bytes) };
+    }
+    Ok(())
 }
 
 /// Writes `values` over those of `tensor`, for what the emulation computes without a kernel.

@@ -85,21 +85,9 @@ mod pool {
 }
 
 #[cfg(feature = "cuda")]
-pub(super) use pool::address;
+pub(super) use pool::{address, set_up};
 
 use candle_core::{Device, Result};
-
-/// Prepares a device that was just opened. Does nothing for the CPU.
-///
-/// # Errors
-/// If the driver refuses.
-pub fn set_up(device: &Device) -> Result<()> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => pool::set_up(device),
-        _ => Ok(()),
-    }
-}
 
 /// What a device has and uses. `None` for the CPU, which is asked through [`crate::base::memory`].
 ///

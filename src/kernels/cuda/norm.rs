@@ -33,7 +33,7 @@ pub(crate) fn backward(
     weight: &Tensor,
     eps: f64,
     residual: Option<&Tensor>,
-    weight_gradient: Option<&Accumulator>,
+    weight_gradient: &Accumulator,
 ) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let device = x.device();
@@ -55,8 +55,6 @@ pub(crate) fn backward(
     ];
     let launch = Launch::new(typed("rms_norm_backward", x.dtype())?, [blocks, 1])?;
     launch.shared(width * size_of::<f32>()).run(device, &args)?;
-    if let Some(sum) = weight_gradient {
-        add_partials(sum, &partials)?;
-    }
+    add_partials(weight_gradient, &partials)?;
     Ok(dx)
 }

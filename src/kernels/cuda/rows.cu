@@ -240,19 +240,6 @@ extern "C" __global__ void sum_partials(float* sum, const float* partials, int c
 extern "C" __global__ void add_f32(float* sum, const float* term, long long n) { add(sum, term, n); }
 extern "C" __global__ void add_bf16(float* sum, const bf16* term, long long n) { add(sum, term, n); }
 
-// sum [n] *= factor. Any grid of block(256).
-extern "C" __global__ void scale(float* sum, float factor, long long n) {
-    constexpr int LANES = Span<float>::LANES;
-    const bool aligned = lies_on_spans(sum);
-    for (long long i = grid_thread() * LANES; i < n; i += grid_threads() * LANES) {
-        const Span<float> values = load_span(sum + i, n - i, aligned);
-        float scaled[LANES];
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) scaled[lane] = values[lane] * factor;
-        store_span(sum + i, Span<float>::of(scaled), n - i, aligned);
-    }
-}
-
 // partials [gridDim.x]: the f64 sum of squares of the part of x [n] that each block takes. Any grid of block(256).
 extern "C" __global__ void squares_partials(double* partials, const float* x, long long n) {
     constexpr int LANES = Span<float>::LANES;
