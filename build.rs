@@ -29,9 +29,10 @@ fn main() {
         match command.status() {
             Ok(status) if status.success() => {}
             Ok(status) => fail(&format!("{command:?} ended with {status}")),
-            Err(error) => {
-                fail(&format!("{}: {error}; --features cuda needs the CUDA toolkit", nvcc.display()))
-            }
+            Err(error) => fail(&format!(
+                "{}: {error}; --features cuda needs the CUDA toolkit: put nvcc on PATH, or set CUDA_HOME to its folder",
+                nvcc.display()
+            )),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::data::store::{PairStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
 use crate::eval;
 use crate::model::RewardModel;
+use crate::model::device::device_name;
 use crate::trainer::estimate::{Estimate, Inputs};
 use crate::trainer::lengths::Sample;
 use crate::trainer::memory::Memory;
@@ -208,7 +209,7 @@ fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batc
         figures::short(model.config().parameter_count() as f64),
         frozen.unwrap_or_default(),
         model.dtype(),
-        config.device,
+        device_name(model.device()),
         if model.head_was_drawn() { "drawn" } else { "kept" },
     );
     // All rows of the embedding will have moments some day; the first step does not say how many.

@@ -6,13 +6,15 @@ use crate::model::pack::{packed_tokens, shared_prefix};
 use crate::{Error, Result};
 use std::cmp::Reverse;
 
-/// Tokens that are computed at once where nobody says otherwise. A memory knob: scores do not depend on it.
+/// Tokens that are computed at once where nobody says otherwise. A memory knob: scores do not depend on it, but for the
+/// last bits of a group's that is larger, which is computed in parts.
 pub const DEFAULT_BATCH_TOKENS: usize = 16_384;
 
 /// Scores `groups` in calls of at most `batch_tokens` packed tokens each.
 ///
 /// Sequences of like length are computed together, the longest first, so that a batch that does not fit in memory
-/// fails at once. A group that is larger than a batch is asked for in parts; a single sequence never is.
+/// fails at once. A group that is larger than a batch is asked for in parts; a single sequence never is. (A part shares
+/// what its own sequences have in common, so that attention's sums are cut elsewhere than those of the whole group.)
 ///
 /// # Errors
 /// The scorer's; and [`Error::Tensor`] when its answer has another shape than the question.

@@ -56,17 +56,13 @@ impl Words for Dtype {
         &[("f32", Dtype::F32), ("bf16", Dtype::Bf16), ("f16", Dtype::F16)];
 }
 
-/// `dtype`: a precision, or `auto`.
+/// `dtype`: a precision that trains, or `auto`. Not f16: the gradients of most values lie below its smallest number.
 #[derive(Clone, Copy, PartialEq)]
 struct DtypeOrAuto(Option<Dtype>);
 
 impl Words for DtypeOrAuto {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("auto", Self(None)),
-        ("f32", Self(Some(Dtype::F32))),
-        ("bf16", Self(Some(Dtype::Bf16))),
-        ("f16", Self(Some(Dtype::F16))),
-    ];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self(None)), ("f32", Self(Some(Dtype::F32))), ("bf16", Self(Some(Dtype::Bf16)))];
 }
 
 impl Config {

@@ -3,7 +3,7 @@
 use crate::base::located::quoted;
 use crate::kernels::cuda;
 use crate::{Error, Result};
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,7 +25,13 @@ impl DeviceChoice {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto if candle_core::utils::cuda_is_available() => {
-                Ok(open_cuda(0).unwrap_or(Device::Cpu))
+                Ok(open_cuda(0).unwrap_or_else(|error| {
+                    eprintln!(
+                        "warning: CUDA does not open ({error}); computing on the CPU. `device = \"cuda\"` makes this an \
+                         error"
+                    );
+                    Device::Cpu
+                }))
             }
             DeviceChoice::Auto => Ok(Device::Cpu),
             DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => open_cuda(index)
@@ -42,8 +48,17 @@ impl DeviceChoice {
 /// A device with one stream of its own, which is the same from every thread.
 fn open_cuda(index: usize) -> candle_core::Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
-    cuda::memory::set_up(&device)?;
+    cuda::set_up(&device)?;
     Ok(device)
+}
+
+/// What a device is called in messages: `cpu`, `cuda:1`.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        DeviceLocation::Cpu => "cpu".into(),
+    }
 }
 
 /// The most memory that this process has held on `device` since [`cuda::memory::reset_peak`]. `None` on the CPU, whose

@@ -323,7 +323,7 @@ fn model() -> impl Strategy<Value = model::Config> {
         (text(), proptest::option::of(text())).prop_map(|(path, tokenizer)| (Source::Path(path), tokenizer)),
         (shape(), text()).prop_map(|(shape, tokenizer)| (Source::Random(shape), Some(tokenizer))),
     ];
-    let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16]));
+    let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16]));
     let std = prop_oneof![Just(HeadInitStd::InverseSqrtHidden), positive().prop_map(HeadInitStd::Value)];
     let freeze =
         (any::<bool>(), any::<usize>()).prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });

@@ -32,6 +32,12 @@ epochs = 1
 
 /// What is replaced, by what, and what the message must hold.
 const REPLACED: &[(&str, &str, &[&str])] = &[
+    // A precision that scores and does not train.
+    (
+        "tokenizer = \"sandbox\"\n",
+        "tokenizer = \"sandbox\"\ndtype = \"f16\"\n",
+        &["model.dtype", "\"f16\"", "\"bf16\""],
+    ),
     // Syntax.
     ("lr = 1e-3", "lr = ", &["line 21", "not valid TOML"]),
     ("lr = 1e-3", "lr == 1e-3", &["line 21", "not valid TOML"]),
