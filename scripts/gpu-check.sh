@@ -13,6 +13,8 @@ tokens=${TOKENS:-2048 4096}
 pairs=${PAIRS:-16}
 python=${PYTHON:-python3}
 failed=0
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
 
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 
@@ -35,7 +37,7 @@ for shape in $shapes; do
         flags=(--tokens "$length" --pairs "$pairs" --moments "$(moments_of "$shape")")
         "$rmtrain" doctor --device cuda --speed "$shape" "${flags[@]}" --json || failed=1
         if [[ $peer ]]; then
-            "$python" "$here/gpu_peer.py" "$shape" "${flags[@]}" 2>/dev/null || echo "the peer failed (out of memory?)"
+            "$python" "$here/gpu_peer.py" "$shape" "${flags[@]}" 2>"$errors" || echo "the peer failed: $(tail -n 1 "$errors")"
         fi
     done
 done

@@ -1,5 +1,5 @@
 """The same training step in PyTorch, to stand beside `rmtrain doctor --speed`: transformers' sequence classification
-model in bf16 with f32 AdamW, Bradley-Terry on padded pairs of random tokens, gradient checkpointing, and the fastest
+model with f32 weights, gradients and AdamW under bf16 autocast, Bradley-Terry on padded pairs of random tokens, gradient checkpointing, and the fastest
 attention that is installed (FlashAttention 2, else SDPA).
 
 usage: gpu_peer.py SHAPE --tokens T --pairs B [--micro-batch P] [--steps N] [--moments f32|8-bit]
@@ -44,12 +44,10 @@ def main():
         config.head_dim = {2048: 64, 3072: 128, 4096: 128}[hidden]
     attention = "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
     torch.set_default_device("cuda")
-    torch.set_default_dtype(torch.bfloat16)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = False
     model.train()
-    torch.set_default_dtype(torch.float32)
     if args.moments == "8-bit":
         from bitsandbytes.optim import AdamW8bit
 
@@ -68,7 +66,8 @@ def main():
         start = time.perf_counter()
         for first in range(0, args.pairs, args.micro_batch):
             pairs = ids[first : first + args.micro_batch]
-            rewards = model(input_ids=pairs.flatten(0, 1)).logits.float().view(-1, 2)
+            with torch.autocast("cuda", torch.bfloat16):
+                rewards = model(input_ids=pairs.flatten(0, 1)).logits.float().view(-1, 2)
             loss = -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1]).sum() / args.pairs
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
