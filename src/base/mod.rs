@@ -1,5 +1,5 @@
 //! What every floor may use: the error, seeded randomness, interruption, reading and writing configuration values,
-//! other libraries' panics.
+//! the median, other libraries' panics.
 //! No tensors of its own, no domain logic.
 
 pub mod atomic;
@@ -7,6 +7,7 @@ pub mod error;
 pub mod figures;
 pub mod interrupt;
 pub mod located;
+pub mod median;
 pub mod memory;
 pub mod nearest;
 pub mod panics;

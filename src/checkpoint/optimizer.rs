@@ -46,15 +46,21 @@ pub fn write(folder: &Path, optimizer: &AdamW, parameters: &Parameters) -> Resul
     })
 }
 
-/// Restores what [`write`] wrote into an optimizer of the same parameters, whose moments are zero.
+/// Restores what [`write`] wrote after step `step` into an optimizer of the same parameters, whose moments are zero.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if moments are kept in another way there, [`Error::Model`] naming a missing or misshapen one.
-pub fn read(folder: &Path, optimizer: &mut AdamW, parameters: &Parameters) -> Result<()> {
+/// [`Error::Checkpoint`] if the moments are those of another step or are kept in another way there, [`Error::Model`]
+/// naming a missing or misshapen one.
+pub fn read(folder: &Path, step: u64, optimizer: &mut AdamW, parameters: &Parameters) -> Result<()> {
     let path = folder.join(FILE);
     let files = WeightFiles::open_file(&path)?;
     let steps = files.metadata().get(STEPS).and_then(|s| s.parse().ok());
     let steps = steps.ok_or_else(|| Error::checkpoint(&path, format!("has no `{STEPS}` in its metadata")))?;
+    if steps != step {
+        let reason =
+            format!("holds the moments after {steps} updates, expected {step}, the checkpoint's step");
+        return Err(Error::checkpoint(&path, reason));
+    }
     let found = files.metadata().get(KIND).map_or(MomentKind::F32.word(), String::as_str);
     let expected = optimizer.kind().word();
     if found != expected {
@@ -161,7 +167,7 @@ mod tests {
             write(folder.path(), &written, &parameters).unwrap();
             let config = Config { moments: kind, ..Config::default() };
             let mut restored = AdamW::new(&config, &parameters).unwrap();
-            read(folder.path(), &mut restored, &parameters).unwrap();
+            read(folder.path(), 1, &mut restored, &parameters).unwrap();
             assert_eq!(restored.steps(), 1);
             let expected = bytes(&written, &parameters);
             assert_eq!(expected.len(), count);
@@ -169,11 +175,20 @@ mod tests {
 
             let config = Config { moments: other, ..config };
             let mut wrong = AdamW::new(&config, &parameters).unwrap();
-            let error = read(folder.path(), &mut wrong, &parameters).unwrap_err().to_string();
+            let error = read(folder.path(), 1, &mut wrong, &parameters).unwrap_err().to_string();
             let (found, expected) = (kind.word(), other.word());
             let text = format!("holds moments of the kind \"{found}\", expected \"{expected}\"");
             assert!(error.contains(&text), "{error}");
         }
+    }
+
+    #[test]
+    fn moments_of_another_step_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (parameters, mut optimizer) = optimizer(MomentKind::F32);
+        write(folder.path(), &optimizer, &parameters).unwrap();
+        let error = read(folder.path(), 2, &mut optimizer, &parameters).unwrap_err().to_string();
+        assert!(error.contains("holds the moments after 1 updates, expected 2"), "{error}");
     }
 
     #[test]

@@ -75,35 +75,63 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     // Before the model is loaded, so that a wrong path is told at once.
     let sources = sources(&manifests, if stored { &args.scores } else { &args.data }, stored, args.optional)?;
     let model = if stored { None } else { Some(load(args)?) };
-    interrupt::install_saying("stopping after this window (once more to stop at once)");
+    interrupt::install_saying(match stored {
+        true => "stopping (once more to stop at once)",
+        false => "stopping after this window (once more to stop at once)",
+    });
 
-    let mut reports = Vec::new();
+    let (mut reports, mut outcome) = (Vec::new(), Ok(()));
     for (manifest, sources) in manifests.iter().zip(sources) {
-        let files = args.out.as_deref().map(|out| OutputFiles::new(out, &manifest.name, manifest.outputs));
-        let collected = match &model {
-            Some(model) => score(args, manifest, sources, model, files.as_ref())?,
-            None => {
-                let mut told = Told::default();
-                read_scores(manifest, rows_of(sources), args.on_error, |error| told.tell(&error))?
+        match bench(args, manifest, sources, model.as_ref()) {
+            Ok(report) => reports.push((manifest.name.clone(), report)),
+            Err(error) => {
+                outcome = Err(error.into());
+                break;
             }
-        };
-        if collected.done.rows == collected.failed {
-            let reason = format!("{}: no row could be judged ({} rows)", manifest.name, collected.done.rows);
-            return Err(Error::Usage(reason).into());
         }
-        let report = BenchReport::new(manifest, collected);
-        eprint!("{}", bench_table(&manifest.name, &report));
-        if let Some(files) = &files {
-            let name = model.as_ref().map(|model| model.name.as_str());
-            files.write_results(&report, name, &template(args))?;
-        }
-        reports.push((manifest.name.clone(), report));
     }
+    if reports.is_empty() {
+        return outcome;
+    }
+    // What is finished is told, whatever became of the benchmarks after it.
     let report = Report { model: model.map(|model| model.name), benchmarks: Named(reports) };
-    if let Some(out) = &args.out {
-        print_json(&report, Some(&out.join("bench.json")))?;
+    let written = match &args.out {
+        Some(out) => print_json(&report, Some(&out.join("bench.json"))),
+        None => Ok(()),
+    };
+    let printed = print_json(&report, None);
+    outcome.and(written).and(printed)
+}
+
+/// One benchmark: its table, its files, its report.
+fn bench(
+    args: &BenchArgs,
+    manifest: &Arc<Manifest>,
+    sources: Sources,
+    model: Option<&LoadedModel>,
+) -> Result<BenchReport> {
+    let files = args.out.as_deref().map(|out| OutputFiles::new(out, &manifest.name, manifest.outputs));
+    let collected = match model {
+        Some(model) => score(args, manifest, sources, model, files.as_ref())?,
+        None => {
+            let mut told = Told::default();
+            read_scores(manifest, rows_of(sources), args.on_error, |error| told.tell(&error))?
+        }
+    };
+    let Collected { done, failed, overlong, .. } = &collected;
+    if done.rows == failed + overlong {
+        let reason = format!(
+            "{}: no row could be judged, of {} rows {failed} are wrong and {overlong} too long",
+            manifest.name, done.rows
+        );
+        return Err(Error::Usage(reason));
     }
-    print_json(&report, None)
+    let report = BenchReport::new(manifest, collected);
+    eprint!("{}", bench_table(&manifest.name, &report));
+    if let Some(files) = &files {
+        files.write_results(&report, model.map(|model| model.name.as_str()), &template(args))?;
+    }
+    Ok(report)
 }
 
 fn load(args: &BenchArgs) -> Result<LoadedModel> {

@@ -4,6 +4,7 @@ mod speed;
 mod trajectory;
 
 use crate::base::memory::available_bytes;
+use crate::base::reader::Words;
 use crate::kernels::check::{self, Check};
 use crate::kernels::{cuda, gemm};
 use crate::model::DeviceChoice;
@@ -30,7 +31,7 @@ pub struct DoctorArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Train a small model for so many steps on the device and on the CPU, and compare
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = value_parser!(u64).range(1..), conflicts_with = "speed")]
     pub trajectory: Option<u64>,
     /// Train the shape of a published model on random tokens, and say how fast and in how much memory
     #[arg(long, value_name = "MODEL", value_parser = speed::NAMES)]
@@ -48,8 +49,8 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..))]
     pub micro_batch_tokens: u32,
     /// AdamW's moments in --speed: f32 or 8-bit
-    #[arg(long, value_name = "KIND", default_value = "f32", value_parser = ["f32", "8-bit"])]
-    pub moments: String,
+    #[arg(long, value_name = "KIND", default_value = "f32", value_parser = MomentKind::from_word)]
+    pub moments: MomentKind,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -107,7 +108,7 @@ fn speed_text(name: &str, args: &DoctorArgs, device: &Device) -> anyhow::Result<
         pairs: args.pairs as usize,
         steps: args.steps,
         micro_batch_tokens: args.micro_batch_tokens as usize,
-        moments: if args.moments == "8-bit" { MomentKind::EightBit } else { MomentKind::F32 },
+        moments: args.moments,
     };
     let speed = serde_json::to_value(speed::run(name, load, device)?)?;
     if args.json {

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod eval;
 pub mod fit;
 pub mod loaded;
+mod memory_text;
 mod parts;
 pub mod plan;
 mod preflight;

@@ -1,18 +1,21 @@
 //! `rmtrain plan`: what a run will cost, before it is started.
 
 mod json;
-pub(super) mod report;
+mod report;
+mod target;
 
 use super::loaded::CheckedTokenizer;
 use super::progress::RowsBar;
 use super::{datasets, parts, preflight};
+use crate::base::median::median;
+use crate::base::reader::Words;
 use crate::base::{interrupt, memory as process};
 use crate::config::RunConfig;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
 use crate::data::store::{DataReport, PairStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
-use crate::model::config::Source;
+use crate::model::config::{Dtype, Source};
 use crate::model::device::device_peak_bytes;
 use crate::model::device_speed::{gpu_name, measure_matmul, peak_tflops};
 use crate::model::reward_model::compute_dtype;
@@ -20,14 +23,14 @@ use crate::model::{DecoderConfig, DeviceChoice, config_json};
 use crate::trainer::estimate::{Estimate, Inputs};
 use crate::trainer::lengths::Sample;
 use crate::trainer::measure::measure;
-use crate::trainer::memory::{Budget, Memory, Storage};
+use crate::trainer::memory::{Memory, Storage};
 use crate::trainer::suggest::{Suggestion, suggest};
 use crate::{Error, Result, hub};
-use candle_core::Device;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use target::{Machine, Target};
 
 /// Share of a device's peak that a step reaches, where nothing was measured.
 const EFFICIENCY_ON_GPU: f64 = 0.4;
@@ -43,7 +46,7 @@ const MEASURED_STEPS: u64 = 3;
 #[command(after_help = "\
 Examples:
   rmtrain plan --config configs/quickstart.toml
-  rmtrain plan --config configs/qwen3b-bsr.toml --memory 80 --peak-tflops 989
+  rmtrain plan --config configs/qwen3b-bsr.toml --on gpu --memory 80 --peak-tflops 989
   rmtrain plan --config configs/qwen0.5b-bt.toml --measure --json")]
 pub struct PlanArgs {
     /// The configuration; relative paths in it count from the current folder
@@ -52,6 +55,10 @@ pub struct PlanArgs {
     /// Change one key, as for `fit`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Plan for the CPU or for a GPU; this machine need not have one: then give --memory and --peak-tflops, too
+    /// [default: the device that train.device opens here]
+    #[arg(long, value_name = "cpu|gpu", value_parser = Machine::from_word)]
+    pub on: Option<Machine>,
     /// Load the model, make three optimizer steps that are thrown away, and correct the estimate
     #[arg(long)]
     pub measure: bool,
@@ -78,9 +85,20 @@ fn positive(text: &str) -> Result<f64, String> {
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let mut config = RunConfig::load(&args.config, &args.set)?;
     config.train.memory_budget_gib = args.memory.or(config.train.memory_budget_gib);
+    let target = Target::open(args.on, &mut config.train.device)?;
+    if args.measure && target.device().is_none() {
+        return Err(Error::Usage(
+            "--measure: found --on gpu where there is none, expected a GPU here".into(),
+        )
+        .into());
+    }
     let preflight = preflight::check(&args.config, &config)?;
+    preflight.hints.iter().for_each(|hint| eprintln!("hint: {hint}"));
+    if target.device().is_none() && config.train.memory_budget_gib.is_none() {
+        eprintln!("hint: --memory GIB says what the GPU has; without it nothing is known to fit");
+    }
     interrupt::install_saying("stopping (once more to stop at once)");
-    let plan = plan(args, config, preflight.decoder)?;
+    let plan = plan(args, config, &target, preflight.decoder)?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&json::object(&plan))? + "\n",
         false => report::text(&plan),
@@ -110,7 +128,6 @@ struct Speed {
     /// Operations a second.
     peak: f64,
     efficiency: f64,
-    source: String,
 }
 
 impl Speed {
@@ -154,7 +171,12 @@ impl Plan {
     }
 }
 
-fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) -> Result<Plan> {
+fn plan(
+    args: &PlanArgs,
+    mut config: RunConfig,
+    target: &Target,
+    decoder: Option<DecoderConfig>,
+) -> Result<Plan> {
     let folder = tempfile::Builder::new().prefix("rmtrain-plan-").tempdir();
     let folder = folder.map_err(Error::io(std::env::temp_dir()))?;
     parts::prepare_sandbox(&mut config, folder.path())?;
@@ -190,26 +212,28 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
     let kept = if args.measure { MEASURED_STEPS.min(total_steps) } else { 0 };
     let (sample, first) = tokenize(loader, decoder.vocab_size, kept)?;
 
-    let device = config.train.device.open()?;
-    let dtype = compute_dtype(device.is_cpu(), config.model.dtype);
-    let storage = Storage::new(&decoder, dtype, device.is_cpu(), config.model.freeze, config.optim.moments);
-    let memory = Memory::new(&decoder, &storage, &config.train, Budget::new(&config.train, &device, 0));
+    let on_cpu = target.is_cpu();
+    let dtype = compute_dtype(on_cpu, config.model.dtype);
+    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments);
+    let memory = Memory::new(&decoder, &storage, &config.train, target.budget(&config.train));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
-    let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, device.is_cpu()));
+    let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, on_cpu));
     // Steps first: the buffers that products leave behind are part of their memory.
     let steps = if args.measure {
         Some(measure_steps(&config, &decoder, &inputs, first, program_bytes)?)
     } else {
         None
     };
-    let speed = speed(args.peak_tflops, &decoder, &device, config.train.device)?;
-    let device_name = speed.as_ref().map_or_else(|| "a GPU that is not known".into(), |s| s.source.clone());
+    let (device, speed) = speed(args.peak_tflops, &decoder, target, config.train.device, dtype)?;
+    if interrupt::requested() {
+        return Err(Error::Interrupted);
+    }
     let measured =
         steps.map(|(sample, steps)| judge(steps, &Inputs { sample: &sample, ..inputs }, speed.as_ref()));
     Ok(Plan {
         name: args.config.display().to_string(),
         data: store.report().clone(),
-        device: device_name,
+        device,
         decoder,
         memory,
         estimate,
@@ -251,25 +275,40 @@ fn tokenize(loader: Loader, vocab_size: usize, kept: u64) -> Result<(Sample, Vec
     Ok((sample, first))
 }
 
+/// What the run is planned for, and how fast that is as far as it is known.
 fn speed(
     given: Option<f64>,
     decoder: &DecoderConfig,
-    device: &Device,
+    target: &Target,
     choice: DeviceChoice,
-) -> Result<Option<Speed>> {
-    let efficiency = if device.is_cpu() { EFFICIENCY_ON_CPU } else { EFFICIENCY_ON_GPU };
-    let of = |peak: f64, source: String| Some(Speed { peak, efficiency, source });
+    dtype: Dtype,
+) -> Result<(String, Option<Speed>)> {
+    let efficiency = if target.is_cpu() { EFFICIENCY_ON_CPU } else { EFFICIENCY_ON_GPU };
+    let of = |peak: f64| Some(Speed { peak, efficiency });
     if let Some(tflops) = given {
-        return Ok(of(tflops * 1e12, format!("{choice}, given with --peak-tflops")));
+        return Ok((format!("{}, its peak given with --peak-tflops", target.name()), of(tflops * 1e12)));
     }
-    if device.is_cpu() {
+    if target.is_cpu() {
         let peak = measure_matmul(decoder, Duration::from_secs(1))?;
         let threads = rayon::current_num_threads();
-        return Ok(of(peak, format!("the CPU with {threads} threads, its products measured for a second")));
+        return Ok((format!("the CPU with {threads} threads, its products measured for a second"), of(peak)));
     }
     let ordinal = if let DeviceChoice::Cuda(ordinal) = choice { ordinal } else { 0 };
-    let known = gpu_name(ordinal).and_then(|name| Some((peak_tflops(&name)?, name)));
-    Ok(known.and_then(|(tflops, name)| of(tflops * 1e12, format!("{name}, dense bf16 by its data sheet"))))
+    let Some(name) = target.device().and_then(|_| gpu_name(ordinal)) else {
+        return Ok(("a GPU that is not known".into(), None));
+    };
+    Ok(match peak_of(&name, dtype) {
+        Some(peak) => (format!("{name}, dense bf16 by its data sheet"), of(peak)),
+        None => (format!("{name}, whose peak in {} is not known", dtype.word()), None),
+    })
+}
+
+/// Operations a second of the GPU of that name. The table has those of 16-bit values, which are not those of f32.
+fn peak_of(name: &str, dtype: Dtype) -> Option<f64> {
+    match dtype {
+        Dtype::Bf16 | Dtype::F16 => peak_tflops(name).map(|tflops| tflops * 1e12),
+        Dtype::F32 => None,
+    }
 }
 
 /// Seconds of each step, and the most memory of any.
@@ -294,7 +333,10 @@ fn measure_steps(
     let device = model.device().clone();
     let terms = config.objective.clone();
     let batches = batches.into_iter().map(Ok);
-    let seconds = measure(model, &config.train, &config.optim, terms, batches, inputs.total_steps)?;
+    // With the memory that the estimate is made from: what is measured is what was predicted.
+    let memory = inputs.memory;
+    let steps = measure(model, &config.train, &config.optim, terms, memory, batches, inputs.total_steps)?;
+    let seconds = steps.iter().map(|step| step.seconds).collect();
     let peak_bytes = match device.is_cpu() {
         true => process::peak_bytes().zip(program_bytes).map(|(peak, program)| peak.saturating_sub(program)),
         false => device_peak_bytes(&device),
@@ -309,7 +351,7 @@ fn judge(measured: MeasuredSteps, inputs: &Inputs, speed: Option<&Speed>) -> Mea
     let total: f64 = seconds.iter().sum();
     let rate = |value: &dyn Fn(usize) -> u64| {
         // Of steps of different sizes the median is taken of the rate, not of the time.
-        median(seconds.iter().enumerate().map(|(i, &s)| value(i) as f64 / s))
+        median(seconds.iter().enumerate().map(|(i, &s)| value(i) as f64 / s)).unwrap_or(0.0)
     };
     let flops_per_second = rate(&|i| steps[i].computed());
     let model_flops_per_second = rate(&|i| steps[i].flops.of_model());
@@ -318,7 +360,7 @@ fn judge(measured: MeasuredSteps, inputs: &Inputs, speed: Option<&Speed>) -> Mea
     let peaks = steps.iter().map(|step| inputs.memory.peak_bytes(step.activations, step.size, rows));
     let predicted = peaks.max().unwrap_or(0);
     Measured {
-        seconds_per_step: median(seconds.iter().copied()),
+        seconds_per_step: median(seconds.iter().copied()).unwrap_or(0.0),
         tokens_per_second: rate(&|i| steps[i].plain_tokens),
         packed_tokens_per_second: rate(&|i| steps[i].size.tokens),
         pairs_per_second: rate(&|i| steps[i].pairs),
@@ -332,8 +374,17 @@ fn judge(measured: MeasuredSteps, inputs: &Inputs, speed: Option<&Speed>) -> Mea
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_of_a_gpu_is_known_for_16_bits_alone() {
+        let peak = |dtype| peak_of("NVIDIA H100 80GB HBM3", dtype);
+        assert_eq!(
+            (peak(Dtype::Bf16), peak(Dtype::F16), peak(Dtype::F32)),
+            (Some(989.4e12), Some(989.4e12), None)
+        );
+        assert_eq!(peak_of("NVIDIA GeForce GTX 1080", Dtype::Bf16), None);
+    }
 }

@@ -1,7 +1,6 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
-use super::datasets;
-use super::plan::report;
+use super::{datasets, memory_text};
 use crate::base::figures;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
@@ -289,7 +288,7 @@ impl fmt::Display for Preflight {
             decoder.num_layers,
             decoder.hidden_size,
             decoder.vocab_size,
-            report::static_memory(&memory, decoder.vocab_size as u64, decoder.vocab_size as u64),
+            memory_text::parts(&memory, decoder.vocab_size as u64, decoder.vocab_size as u64),
         )
     }
 }

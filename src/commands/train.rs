@@ -1,10 +1,9 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
 use super::loaded::CheckedTokenizer;
-use super::plan::report;
 use super::progress::RowsBar;
 use super::run_folder::{self, RunLock};
-use super::{datasets, parts};
+use super::{datasets, memory_text, parts};
 use crate::base::{figures, interrupt};
 use crate::checkpoint::{Checkpoints, LoopState};
 use crate::config::RunConfig;
@@ -47,6 +46,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let sources = datasets::Sources::of(&config.data)?;
     let checkpoint = run.resume.as_ref().map(|(checkpoint, _)| checkpoint.as_path());
     let model = parts::load_model(config, checkpoint)?;
+    let memory = Memory::of_loaded(&model, &config.train, config.optim.moments);
     let encoder: Arc<dyn EncodeConversation> =
         Arc::new(CheckedTokenizer { tokenizer: tokenizer.clone(), vocab_size: model.config().vocab_size });
 
@@ -72,7 +72,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let loader = Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
     let mut batches = loader.peekable();
     if let Some(Ok(batch)) = batches.peek() {
-        print_plan(&run, &model, store.len(), total_steps, batch);
+        print_plan(&run, &model, memory, store.len(), total_steps, batch);
         print_example(&tokenizer, batch);
     }
     let pad_token_id = match &run.resume {
@@ -91,6 +91,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         objective: config.objective.clone(),
         optim: &config.optim,
         config: &config.train,
+        memory,
         guard: &config.guard,
         eval_options: eval::Options {
             max_length: config.data.max_length,
@@ -187,11 +188,10 @@ fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, tota
 }
 
 /// What is going to happen, before the first step, judged by it.
-fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batch: &Batch) {
+fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_steps: u64, batch: &Batch) {
     let config = &run.config.train;
     let mut sample = Sample::new(model.config().vocab_size);
     sample.push_step(&batch.pairs);
-    let memory = Memory::of_loaded(model, config, run.config.optim.moments);
     let estimate = Estimate::new(&Inputs::new(model.config(), config, memory, pairs, total_steps, &sample));
     eprintln!(
         "plan: {pairs} pairs, {total_steps} steps of {} pairs; about {} tokens, {} of them computed (shared prompts \
@@ -215,7 +215,7 @@ fn print_plan(run: &Run, model: &RewardModel, pairs: u64, total_steps: u64, batc
     // All rows of the embedding will have moments some day; the first step does not say how many.
     let rows = model.config().vocab_size as u64;
     let peak = memory.peak_bytes(estimate.activations, estimate.largest_step, rows);
-    eprintln!("{}", report::memory_line(&memory, &estimate, peak));
+    eprintln!("{}", memory_text::line(&memory, &estimate, peak));
 }
 
 /// The first rendered example with its tokens: the cheapest check of a template there is.

@@ -80,8 +80,8 @@ impl RunConfig {
 
     /// Whether a run that was started with `before` may go on with `self`.
     ///
-    /// What only says where and how often (device, memory, checkpoints), and what raises an alarm, may change; everything that results depend
-    /// on may not.
+    /// What only says where and how often (device, memory, checkpoints), and what raises an alarm, may change; everything
+    /// that results depend on may not.
     ///
     /// # Errors
     /// [`Error::Config`] for the file `path` of `before`, with every line that differs.
@@ -215,6 +215,12 @@ mod tests {
         let change =
             ["train.device=cpu", "train.save_every=5", "train.keep_last=9", "train.activations=keep"];
         parse(&change).check_can_resume(&before, path).unwrap();
+        let guard = [
+            "guard.action=stop",
+            "guard.window=3",
+            "guard.norm-growth={ threshold = 2.0, action = \"warn\" }",
+        ];
+        parse(&guard).check_can_resume(&before, path).unwrap();
 
         let problems = |sets: &[&str]| match parse(sets).check_can_resume(&before, path) {
             Err(Error::Config { problems, .. }) => problems,

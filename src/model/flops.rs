@@ -3,7 +3,7 @@
 //! Counted are matrix products, attention with the keys that a query really sees. What is not here: norms, rotary
 //! angles, softmax and gates, which are below a percent of any decoder worth planning for, and the optimizer.
 
-use super::DecoderConfig;
+use super::{DecoderConfig, Freeze};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
@@ -57,7 +57,8 @@ impl Sum for Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flops {
     pub forward: u64,
-    /// Gradients of inputs and of weights: as much again each.
+    /// Gradients of inputs and of weights: as much again each. What is frozen has no gradients of weights, and what
+    /// lies below everything that is trained has none at all.
     pub backward: u64,
     /// Scores of attention, which no forward keeps and every backward forms once more.
     pub scores_again: u64,
@@ -107,23 +108,33 @@ impl Rates {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlopCounter {
     all: Rates,
-    trained: Rates,
+    /// The layers that gradients pass through, forward.
+    passed: Rates,
+    backward: Rates,
 }
 
 impl FlopCounter {
-    /// For a decoder whose lowest `frozen_layers` layers see no backward.
-    pub fn new(decoder: &DecoderConfig, frozen_layers: usize) -> Self {
-        Self { all: Rates::of_layers(decoder, 0), trained: Rates::of_layers(decoder, frozen_layers) }
+    /// For a decoder of which so much is frozen.
+    pub fn new(decoder: &DecoderConfig, freeze: Freeze) -> Self {
+        let passed = Rates::of_layers(decoder, freeze.layers_without_backward());
+        let trained = Rates::of_layers(decoder, freeze.layers);
+        let backward = Rates {
+            // Gradients of inputs wherever they pass, of weights where those are trained.
+            token: passed.token + trained.token,
+            sequence: passed.sequence + trained.sequence,
+            // Attention has no weights; each of its two products has two operands with a gradient.
+            visible_key: 2 * passed.visible_key,
+        };
+        Self { all: Rates::of_layers(decoder, 0), passed, backward }
     }
 
     /// One forward and backward pass over `work`.
     pub fn count(&self, work: Work) -> Flops {
-        let trained = self.trained.of(work);
         Flops {
             forward: self.all.of(work),
-            backward: 2 * trained,
-            scores_again: self.trained.visible_key / 2 * work.visible_keys,
-            layers_again: trained,
+            backward: self.backward.of(work),
+            scores_again: self.passed.visible_key / 2 * work.visible_keys,
+            layers_again: self.passed.of(work),
         }
     }
 }
@@ -165,21 +176,38 @@ mod tests {
         let attention = 2 * (2 * 18 * 3) * 2; // two products, 18 keys of 3 values, two heads
         let rest = 2 * (6 * 4 + 3 * 4 * 10); // of one token: output, then gate, up and down
         let head = 2 * 2 * 4;
-        let one = FlopCounter::new(&decoder(1), 0).count(work);
+        let one = FlopCounter::new(&decoder(1), Freeze::default()).count(work);
         assert_eq!(one.forward, projections + attention + 2 * rest + head);
         assert_eq!(one.backward, 2 * one.forward);
         assert_eq!(one.of_model(), 3 * one.forward);
         assert_eq!((one.scores_again, one.layers_again), (attention / 2, one.forward));
-        let three = FlopCounter::new(&decoder(3), 0).count(work);
+        let three = FlopCounter::new(&decoder(3), Freeze::default()).count(work);
         assert_eq!(three.forward, 3 * (projections + attention) + 2 * 6 * rest + 2 * rest + head);
     }
 
     #[test]
     fn frozen_layers_run_forward_only() {
         let work = Work::of_group(2, &[1, 3]);
-        let frozen = FlopCounter::new(&decoder(3), 2).count(work);
-        assert_eq!(frozen.forward, FlopCounter::new(&decoder(3), 0).count(work).forward);
-        assert_eq!(frozen.backward, FlopCounter::new(&decoder(1), 0).count(work).backward);
+        let frozen = FlopCounter::new(&decoder(3), Freeze { embeddings: true, layers: 2 }).count(work);
+        assert_eq!(frozen.forward, FlopCounter::new(&decoder(3), Freeze::default()).count(work).forward);
+        assert_eq!(frozen.backward, FlopCounter::new(&decoder(1), Freeze::default()).count(work).backward);
+    }
+
+    #[test]
+    fn frozen_layers_above_trained_embeddings_form_gradients_of_their_inputs_alone() {
+        let work = Work::of_group(2, &[1, 3]);
+        // Forward, by hand as above: three layers' projections, two layers' rest on 6 tokens and one on 2.
+        let projections = 6 * 2 * (4 * 6 + 2 * 4 * 3);
+        let attention = 2 * (2 * 18 * 3) * 2;
+        let rest = 2 * (6 * 4 + 3 * 4 * 10);
+        let head = 2 * 2 * 4;
+        let inputs = 3 * projections + 2 * 6 * rest + 2 * rest + head;
+        let found = FlopCounter::new(&decoder(3), Freeze { embeddings: false, layers: 2 }).count(work);
+        // Weights of the last layer and of the head; attention's own gradients everywhere.
+        assert_eq!(found.backward, inputs + (projections + 2 * rest + head) + 2 * 3 * attention);
+        assert_eq!((found.scores_again, found.layers_again), (3 * attention / 2, found.forward));
+        let all = FlopCounter::new(&decoder(3), Freeze { embeddings: false, layers: 3 }).count(work);
+        assert_eq!(all.backward, inputs + head + 2 * 3 * attention);
     }
 
     #[test]
@@ -193,7 +221,7 @@ mod tests {
             num_layers: 24,
             ..decoder(24)
         };
-        let flops = FlopCounter::new(&decoder, 0).count(Work::of_group(0, &[100]));
+        let flops = FlopCounter::new(&decoder, Freeze::default()).count(Work::of_group(0, &[100]));
         let matrices = decoder.parameter_count() - 100 * 896;
         let ratio = flops.of_model() as f64 / (6 * matrices * 100) as f64;
         // The last layer's MLP is left out, attention is on top.

@@ -54,7 +54,7 @@ impl Config {
     }
 }
 
-/// The margin of a pair: the row's `margin` column where it has one, else the constant.
+/// The margin of a pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Margin {
     None,
@@ -76,8 +76,8 @@ pub enum Scope {
 pub enum Scale {
     /// `lambda * mean(r)^2`.
     Mean,
-    /// `lambda * B * mean(r)^2`, B the pairs that the mean is over: those of one micro-batch, as in the published code,
-    /// or of the whole step, by the scope.
+    /// `lambda * B * mean(r)^2`, B the pairs that the mean is over: those of one micro-batch with
+    /// [`Scope::MicroBatch`], as in the published code, and those of the whole step with [`Scope::Global`].
     Batch,
 }
 

@@ -41,7 +41,7 @@ impl Batch<'_> {
         self.chosen.len()
     }
 
-    /// The margin of pair `i`; a row without one counts as zero (the data floor refuses it where it is required).
+    /// The margin of pair `i`; a row without one counts as zero (where the column is required, the training loop has refused it).
     fn margin(&self, margin: Margin, i: usize) -> f64 {
         match margin {
             Margin::None => 0.0,

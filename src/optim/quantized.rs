@@ -18,6 +18,8 @@ pub const BLOCK: usize = 256;
 
 /// Code of the first moment, -0.993 to 1.
 pub static SIGNED: LazyLock<Code> = LazyLock::new(|| Code::new(true));
+/// The signed code that stands for zero; the unsigned one's is 0.
+pub const SIGNED_ZERO: u8 = 127;
 /// Code of the second moment, 0 to 1.
 pub static UNSIGNED: LazyLock<Code> = LazyLock::new(|| Code::new(false));
 
@@ -197,6 +199,7 @@ mod tests {
             }
             if is_signed {
                 assert_eq!((code.nearest(-1.0), code.nearest(1.0), code.values()[127]), (0, 255, 0.0));
+                assert_eq!(code.nearest(0.0), u32::from(SIGNED_ZERO));
             }
         }
     }

@@ -32,7 +32,7 @@ impl<'a> Inputs<'a> {
         total_steps: u64,
         sample: &'a Sample,
     ) -> Self {
-        let flops = FlopCounter::new(decoder, memory.layers_without_backward);
+        let flops = FlopCounter::new(decoder, memory.freeze);
         Self { config, memory, flops, pairs, total_steps, sample }
     }
 
@@ -226,8 +226,8 @@ pub(super) mod tests {
     use super::super::memory::{Budget, Storage};
     use super::*;
     use crate::data::TokenPair;
-    use crate::model::Family;
     use crate::model::config::Dtype;
+    use crate::model::{Family, Freeze};
 
     pub fn decoder() -> DecoderConfig {
         DecoderConfig {
@@ -256,7 +256,7 @@ pub(super) mod tests {
             &decoder(),
             Dtype::F32,
             true,
-            crate::model::Freeze::default(),
+            Freeze::default(),
             crate::optim::config::MomentKind::F32,
         );
         Memory::new(&decoder(), &storage, &Config::default(), Budget { bytes: Some(budget) })
@@ -288,7 +288,7 @@ pub(super) mod tests {
         assert_eq!((estimate.step_rows, estimate.rows), (60, 60));
         assert_eq!(estimate.lengths.prompt.max, 10);
         let work = Work::of_group(10, &[20, 30]);
-        let flops = FlopCounter::new(&decoder(), 0).count(work + work);
+        let flops = FlopCounter::new(&decoder(), Freeze::default()).count(work + work);
         assert_eq!(estimate.step_model_flops, flops.of_model() as f64);
         assert_eq!(estimate.run_model_flops, 18.0 * flops.of_model() as f64);
         assert_eq!(estimate.activations, Activations::Keep);

@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
+    /// Taken before anything but the model is on its device: what is free then is what the run may use.
+    pub memory: Memory,
     pub guard: &'a guard::Config,
     pub eval_options: eval::Options,
     pub eval_sets: Vec<EvalSet>,
@@ -132,7 +134,8 @@ struct Run<'a> {
     state: LoopState,
     progress: Progress,
     probe: Vec<TokenPair>,
-    /// An update has begun and not ended: the parameters are neither of one step nor of the next.
+    /// An update has begun, and `state` does not know of it yet: the parameters are neither of its step nor, for sure,
+    /// of the next.
     updating: bool,
     report: Option<EvalReport>,
     saved_step: Option<u64>,
@@ -146,7 +149,7 @@ impl<'a> Run<'a> {
         let mut optimizer = AdamW::new(optim, model.parameters())?;
         let state = match &resume {
             Some((checkpoint, state)) => {
-                optimizer::read(checkpoint, &mut optimizer, model.parameters())?;
+                optimizer::read(checkpoint, state.step, &mut optimizer, model.parameters())?;
                 state.clone()
             }
             None => LoopState {
@@ -173,7 +176,7 @@ impl<'a> Run<'a> {
         let plan = StepPlan {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
-            memory: Memory::of_loaded(&model, config, optim.moments),
+            memory: setup.memory,
         };
         let run = Self {
             folder,
@@ -285,7 +288,6 @@ impl<'a> Run<'a> {
         self.updating = true;
         self.optimizer.step(self.model.parameters_mut(), &self.gradients, lr, scale)?;
         self.gradients.release();
-        self.updating = false;
         let seconds = started.elapsed().as_secs_f64();
         let line = StepLine::new(number, batch.epoch, lr, lambda, seconds, &result);
         self.metrics.append(&line)?;
@@ -297,6 +299,7 @@ impl<'a> Run<'a> {
         self.state.lambda = lambda::held_after(&self.objective, lambda, signals);
         self.state.step = number;
         self.state.metrics_bytes = self.metrics.bytes();
+        self.updating = false;
         Ok(())
     }
 

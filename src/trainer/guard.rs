@@ -9,6 +9,7 @@ pub mod config;
 pub use config::{Action, Config, Rule};
 
 use super::metrics::StepLine;
+use crate::base::median::median;
 use crate::base::reader::Words;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -251,10 +252,7 @@ impl Guard {
     }
 
     fn median(&self, of: impl Fn(&Figures) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.window.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+        median(self.window.iter().map(of)).unwrap_or(0.0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A few real optimizer steps that leave nothing behind.
+//! Real optimizer steps that leave nothing behind.
 
 use super::config::Config;
 use super::memory::Memory;
@@ -10,7 +10,15 @@ use crate::optim::{self, AdamW, clip, schedule};
 use crate::{Error, Result, objective};
 use std::time::Instant;
 
-/// Trains `model` on `batches` and returns the seconds that each step took: forward, backward and update.
+/// What one step showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeasuredStep {
+    /// Forward, backward and update.
+    pub seconds: f64,
+    pub loss: f64,
+}
+
+/// Trains `model` on `batches` and measures every step. `memory` decides how activations are held.
 ///
 /// # Errors
 /// As [`step`]; [`Error::Interrupted`] between two steps.
@@ -19,16 +27,16 @@ pub fn measure(
     config: &Config,
     optim: &optim::Config,
     terms: Vec<objective::Config>,
+    memory: Memory,
     batches: impl Iterator<Item = Result<Batch>>,
     total_steps: u64,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<MeasuredStep>> {
     let head = model.head();
     model.parameters_mut().set_decays(head, optim.decay_head);
-    let memory = Memory::of_loaded(&model, config, optim.moments);
     let plan = StepPlan { terms, micro_batch_tokens: config.micro_batch_tokens, memory };
     let mut optimizer = AdamW::new(optim, model.parameters())?;
     let mut gradients = model.gradients()?;
-    let mut seconds = Vec::new();
+    let mut steps = Vec::new();
     for batch in batches {
         if interrupt::requested() {
             return Err(Error::Interrupted);
@@ -41,7 +49,7 @@ pub fn measure(
         optimizer.step(model.parameters_mut(), &gradients, lr, scale)?;
         gradients.release();
         model.device().synchronize()?;
-        seconds.push(start.elapsed().as_secs_f64());
+        steps.push(MeasuredStep { seconds: start.elapsed().as_secs_f64(), loss: result.loss });
     }
-    Ok(seconds)
+    Ok(steps)
 }

@@ -52,8 +52,7 @@ pub struct Storage {
     /// Of the embedding, where it is trained; else 0.
     embedding: u64,
     embedding_moments: u64,
-    /// The first so many layers run as in scoring: nothing at or below them is trained.
-    layers_without_backward: usize,
+    freeze: Freeze,
     /// Rows of the embedding that no gradient ever reached take no memory for their moments.
     pub moments_are_sparse: bool,
 }
@@ -77,7 +76,7 @@ impl Storage {
             dense_moments: 0,
             embedding: 0,
             embedding_moments: 0,
-            layers_without_backward: freeze.layers_without_backward(),
+            freeze,
             moments_are_sparse: on_cpu,
         };
         for (name, shape) in decoder.parameter_shapes() {
@@ -179,8 +178,8 @@ pub struct Memory {
     /// A row of the embedding: its gradient and its moments.
     row_gradient: u64,
     embedding_moments: u64,
-    /// The first so many layers see no backward.
-    pub layers_without_backward: usize,
+    /// What is not trained.
+    pub freeze: Freeze,
     rows: u64,
     moments_are_sparse: bool,
     pub workspace: u64,
@@ -195,7 +194,7 @@ impl Memory {
         let query = (decoder.num_heads * decoder.head_dim) as u64;
         let key_value = (decoder.num_kv_heads * decoder.head_dim) as u64;
         let intermediate = decoder.intermediate_size as u64;
-        let layers = (decoder.num_layers - storage.layers_without_backward.min(decoder.num_layers)) as u64;
+        let layers = decoder.num_layers.saturating_sub(storage.freeze.layers_without_backward()) as u64;
         let width = storage.compute_bytes;
         // Input; q and attention's output; k and v. The last layer's other intermediates are those of last tokens.
         let until_attention = width * (hidden + 2 * query + 2 * key_value) + F32 * decoder.num_heads as u64;
@@ -231,7 +230,7 @@ impl Memory {
             dense_moments: storage.dense_moments,
             row_gradient,
             embedding_moments: storage.embedding_moments,
-            layers_without_backward: storage.layers_without_backward,
+            freeze: storage.freeze,
             rows: decoder.vocab_size as u64,
             moments_are_sparse: storage.moments_are_sparse,
             workspace: WORKSPACE_BYTES,

@@ -1,10 +1,12 @@
 //! The one integration binary: every module drives the public library or the built `rmtrain`.
 
+mod bench;
 mod candle_oracle;
 mod chat_template;
 mod cli;
 mod config;
 mod data;
+mod doctor;
 mod engine;
 mod eval_score;
 mod hub;

@@ -134,6 +134,129 @@ fn a_plan_counts_what_fit_then_does() {
 }
 
 #[test]
+fn a_machine_without_a_gpu_plans_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} is no number"));
+    let here = json(folder.path(), &["--on", "cpu"]);
+    let gpu = ["--on", "gpu", "--memory", "80", "--peak-tflops", "989"];
+    let there = json(folder.path(), &gpu);
+    // bf16 unless the configuration says otherwise: copies to compute with, half the activations, dense moments.
+    assert_eq!(
+        (number(&here["memory"]["compute_copies"]), &here["memory"]["masters"]),
+        (0.0, &there["memory"]["masters"])
+    );
+    assert_eq!(2.0 * number(&there["memory"]["compute_copies"]), number(&there["memory"]["masters"]));
+    let activations = |plan: &Value| number(&plan["memory"]["activations"]["recompute"]);
+    assert!(activations(&there) < 0.6 * activations(&here));
+    assert_eq!(there["memory"]["moments"], there["memory"]["moments_all"]);
+    assert_eq!(number(&there["memory"]["budget_bytes"]), 80.0 * f64::from(1 << 30));
+    assert_eq!(there["device"], "a GPU elsewhere, its peak given with --peak-tflops");
+    assert_eq!(number(&there["seconds_run"]), number(&there["flops_run"]) / (0.4 * 989e12));
+    // A product saturates later there, so that larger micro-batches are looked at.
+    let most = |plan: &Value| number(&plan["suggested_micro_batch_tokens"]);
+    let large = ["--set", "train.batch_pairs=100"];
+    assert_eq!(most(&json(folder.path(), &[&["--on", "cpu"][..], &large].concat())), 4096.0);
+    assert_eq!(most(&json(folder.path(), &[&gpu[..], &large].concat())), 16384.0);
+    // The configuration may name the GPU that is there.
+    for key in ["train.device=cuda", "train.device=cpu"] {
+        assert_eq!(json(folder.path(), &[&gpu[..], &["--set", key]].concat())["device"], there["device"]);
+    }
+    let f32 = json(folder.path(), &[&gpu[..], &["--set", "model.dtype=f32"]].concat());
+    assert_eq!(f32["memory"]["compute_copies"], 0);
+    let unknown = json(folder.path(), &["--on", "gpu"]);
+    assert_eq!(
+        (&unknown["seconds_run"], &unknown["device"]),
+        (&Value::Null, &"a GPU that is not known".into())
+    );
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told_before_rows_are_read() {
+    if cfg!(feature = "cuda") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    plan(folder.path(), &["--set", "train.device=cuda"])
+        .assert()
+        .code(2)
+        .stdout("")
+        .stderr(contains("this build has no CUDA").and(contains("--on gpu")));
+    plan(folder.path(), &["--on", "gpu", "--measure"])
+        .assert()
+        .code(2)
+        .stdout("")
+        .stderr(contains("--measure: found --on gpu where there is none"));
+    assert_nothing_left(folder.path());
+}
+
+#[test]
+fn what_could_not_be_checked_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    plan(folder.path(), &["--on", "gpu", "--set", "train.memory_budget_gib=auto"])
+        .assert()
+        .success()
+        .stderr(contains("hint: --memory GIB"));
+    let quickstart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml");
+    rmtrain(folder.path())
+        .args([
+            "plan",
+            "--set",
+            "data.splits_dir=absent",
+            "--set",
+            "model.tokenizer=absent/tokenizer",
+            "--config",
+        ])
+        .arg(quickstart)
+        .assert()
+        .failure()
+        .stderr(contains("hint: data.splits_dir: absent does not exist yet"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_while_tokens_are_counted_leaves_nothing() {
+    use std::time::{Duration, Instant};
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = folder.path().join("tmp");
+    fs::create_dir_all(&temporary).unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))
+        .current_dir(folder.path())
+        .env("TMPDIR", &temporary)
+        .args(["plan", "--set", "data.sandbox={ seed = 1, prompts = 3000 }", "--config"])
+        .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The pairs are there, so what follows is tokenizing them.
+    let pairs_are_stored = || {
+        let folders = fs::read_dir(&temporary).unwrap().flatten().map(|entry| entry.path().join("data"));
+        folders
+            .flat_map(fs::read_dir)
+            .flatten()
+            .flatten()
+            .any(|entry| entry.path().extension().is_none_or(|end| end != "partial"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !pairs_are_stored() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no pairs within a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{stderr}");
+    assert!(stderr.contains("interrupt: stopping"), "{stderr}");
+    assert_nothing_left(folder.path());
+}
+
+#[test]
 fn what_is_wrong_is_said_as_fit_says_it() {
     let folder = tempfile::tempdir().unwrap();
     plan(folder.path(), &["--set", "train.batch_pair=3"])

@@ -418,3 +418,131 @@ fn a_run_that_stopped_early_is_not_trained_on() {
     folder.fitted("run", &again);
     assert_eq!(steps(&run).len(), steps_then);
 }
+
+/// An alarm that is raised as soon as there is a window after the baseline: every growth is above the threshold.
+const ALARM: [&str; 6] = [
+    "--set",
+    "guard.window=2",
+    "--set",
+    "guard.norm-growth={ threshold = 1e-9, action = \"stop\" }",
+    "--set",
+    "optim.warmup_steps=0",
+];
+
+#[test]
+fn an_alarm_that_stops_saves_and_stops_again_until_it_is_told_not_to() {
+    let folder = Folder::new();
+    let output = folder.fit("run", &ALARM).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let run = folder.path("run");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("guard.norm-growth: ") && stderr.contains("--resume --set guard"), "{stderr}");
+    // Two steps make the baseline; the window after it is complete with the third.
+    assert_eq!(steps(&run).len(), 3);
+    let alarms = |run: &Path| metrics(run).iter().filter(|line| line["rule"] == "norm-growth").count();
+    assert_eq!(alarms(&run), 1);
+    assert!(run.join("checkpoints/step-000003/trainer_state.json").is_file());
+    assert!(!run.join("final").exists());
+
+    let before = fs::read(run.join("metrics.jsonl")).unwrap();
+    let again: Vec<&str> = ALARM.iter().copied().chain(["--resume"]).collect();
+    let output = folder.fit("run", &again).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before, "no step is made");
+
+    let warn = ["--set", "guard.norm-growth={ threshold = 1e-9, action = \"warn\" }"];
+    let warn: Vec<&str> = [&ALARM[..2], &ALARM[4..], &warn].concat();
+    let resumed: Vec<&str> = warn.iter().copied().chain(["--resume"]).collect();
+    succeed(folder.fit("run", &resumed).output().unwrap());
+    assert_eq!((steps(&run).len(), alarms(&run)), (24, 1));
+    assert_same_run(&folder.fitted("plain", &warn), &run);
+}
+
+#[test]
+fn an_alarm_with_the_last_step_is_the_last_word_of_a_run_that_is_finished() {
+    let folder = Folder::new();
+    let flags: Vec<&str> = ALARM.iter().copied().chain(["--set", "train.max_steps=3"]).collect();
+    let output = folder.fit("run", &flags).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("finished after 3 steps") && stderr.contains("its last word is guard.norm-growth"),
+        "{stderr}"
+    );
+    assert!(folder.path("run").join("final/model.safetensors").is_file());
+}
+
+#[test]
+fn a_controlled_lambda_resumes_to_the_bit() {
+    let folder = Folder::new();
+    let objective = "objective=[{ kind = \"bradley-terry\" }, { kind = \"sum-to-zero\", lambda = 0.1, \
+                     schedule = \"adaptive\", target = 1e-3 }]";
+    let flags = ["--set", objective, "--set", "train.keep_last=9"];
+    let plain = folder.fitted("plain", &flags);
+    let lambdas: Vec<f64> = steps(&plain).iter().map(|step| step["lambda"].as_f64().unwrap()).collect();
+    assert!(lambdas.windows(2).all(|pair| pair[0] != pair[1]), "the controller moves: {lambdas:?}");
+    let run = folder.fitted("run", &flags);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [15, 16, 18, 21, 24] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+    let stderr = succeed(folder.fit("run", &again).output().unwrap());
+    assert!(stderr.contains("after step 12"), "{stderr}");
+    assert_same_run(&plain, &run);
+}
+
+/// A step whose line could not be written is not saved as the step before it, which would apply its batch twice.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_between_update_and_metrics_repeats_the_step_exactly() {
+    let folder = Folder::new();
+    // The world beforehand, and a model that is smaller than the lines of its steps: they reach the limit first.
+    folder.fitted("world", &["--set", "train.max_steps=1"]);
+    let flags = [
+        "--set",
+        "model.tokenizer=world/sandbox/tokenizer",
+        "--set",
+        "data.train=[\"world/sandbox/splits/train.jsonl\"]",
+        "--set",
+        "model.random.hidden_size=8",
+        "--set",
+        "model.random.intermediate_size=8",
+        "--set",
+        "model.random.num_attention_heads=2",
+        "--set",
+        "model.random.num_key_value_heads=1",
+        "--set",
+        "train.eval_every=none",
+        "--set",
+        "train.max_steps=400",
+        "--set",
+        "train.save_every=50",
+    ];
+    let plain = folder.fitted("plain", &flags);
+    let largest = contents(&plain.join("checkpoints/step-000400")).iter().map(|(_, bytes)| bytes.len()).max();
+    let lines = fs::metadata(plain.join("metrics.jsonl")).unwrap().len();
+    let limit_kib = 200;
+    assert!(
+        largest.unwrap() < limit_kib * 1024 && lines > limit_kib as u64 * 1024,
+        "{largest:?} and {lines}"
+    );
+    let limited = |flags: &[&str]| {
+        let mut command = Command::new("bash");
+        let script = format!("trap '' XFSZ; ulimit -f {limit_kib}; exec \"$@\"");
+        let fit = folder.fit("run", flags);
+        command
+            .current_dir(folder.0.path())
+            .args(["-c", &script, "limited"])
+            .arg(fit.get_program())
+            .args(fit.get_args());
+        command.output().unwrap()
+    };
+    let output = limited(&flags);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("metrics.jsonl"), "{stderr}");
+    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+    succeed(folder.fit("run", &again).output().unwrap());
+    assert_same_run(&plain, &folder.path("run"));
+}

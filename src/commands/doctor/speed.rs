@@ -1,5 +1,6 @@
 //! Training steps of a known model's shape on random tokens: how fast, and in how much memory.
 
+use crate::base::median::median;
 use crate::base::rng;
 use crate::data::TokenPair;
 use crate::data::loader::Batch;
@@ -7,10 +8,11 @@ use crate::kernels::cuda;
 use crate::model::config::Dtype;
 use crate::model::device_speed::peak_tflops;
 use crate::model::flops::{FlopCounter, Work};
-use crate::model::{DecoderConfig, RewardModel};
+use crate::model::{DecoderConfig, Freeze, RewardModel};
 use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use crate::optim::config::MomentKind;
 use crate::trainer::measure::measure;
+use crate::trainer::memory::Memory;
 use crate::{Error, Result, objective, optim, trainer};
 use candle_core::Device;
 use serde::Serialize;
@@ -129,14 +131,14 @@ pub(super) fn run(name: &str, load: Load, device: &Device) -> Result<Speed> {
         Ok(Batch { step, epoch: 0.0, pairs })
     });
     cuda::memory::reset_peak(device)?;
-    let seconds = measure(model, &config, &optim, terms, batches, WARMUP + steps)?;
+    let memory = Memory::of_loaded(&model, &config, optim.moments);
+    let steps = measure(model, &config, &optim, terms, memory, batches, WARMUP + steps)?;
     let peak = cuda::memory::of(device)?.map(|memory| memory.peak);
 
-    let mut seconds = seconds[WARMUP as usize..].to_vec();
-    seconds.sort_by(f64::total_cmp);
-    let seconds_per_step = seconds[seconds.len() / 2];
+    let seconds = steps.iter().skip(WARMUP as usize).map(|step| step.seconds);
+    let seconds_per_step = median(seconds).unwrap_or(f64::NAN);
     let rate = |amount: u64| amount as f64 / seconds_per_step;
-    let counter = FlopCounter::new(&decoder, 0);
+    let counter = FlopCounter::new(&decoder, Freeze::default());
     let own = (tokens - prompt) as u64;
     let shared = Work::of_group(prompt as u64, &[own, own]);
     let apart = Work::of_group(0, &[tokens as u64]) + Work::of_group(0, &[tokens as u64]);

@@ -3,15 +3,16 @@
 use crate::Result;
 use crate::base::rng;
 use crate::data::TokenPair;
+use crate::data::loader::Batch;
 use crate::kernels::cuda;
 use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
 use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
-use crate::optim::{self, AdamW, clip};
+use crate::optim::config::{Schedule, Warmup};
+use crate::trainer::measure::measure;
 use crate::trainer::memory::Memory;
-use crate::trainer::step::{StepPlan, step};
-use crate::{objective, trainer};
+use crate::{objective, optim, trainer};
 use candle_core::{DType, Device};
 use serde_json::json;
 
@@ -71,33 +72,30 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
     });
     let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
     let shape = shape.as_object().cloned().unwrap_or_default();
-    let mut model = RewardModel::random(&shape, device, Some(dtype), head)?;
-    let (config, optim) = (trainer::Config::default(), optim::Config::default());
-    let plan = StepPlan {
-        terms: vec![
-            objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
-            objective::Config::SumToZero {
-                lambda: 1e-2,
-                scope: Scope::Global,
-                scale: Scale::Mean,
-                schedule: LambdaSchedule::default(),
-            },
-        ],
-        micro_batch_tokens: MICRO_BATCH_TOKENS,
-        memory: Memory::of_loaded(&model, &config, optim.moments),
+    let model = RewardModel::random(&shape, device, Some(dtype), head)?;
+    let config = trainer::Config { micro_batch_tokens: MICRO_BATCH_TOKENS, ..trainer::Config::default() };
+    let optim = optim::Config {
+        lr: LEARNING_RATE,
+        schedule: Schedule::Constant,
+        warmup: Warmup::Steps(0),
+        ..optim::Config::default()
     };
-    let mut optimizer = AdamW::new(&optim, model.parameters())?;
-    let mut gradients = model.gradients()?;
-    (1..=steps)
-        .map(|number| {
-            let pairs: Vec<TokenPair> = (0..PAIRS).map(|i| pair(number * PAIRS + i)).collect();
-            let result = step(&plan, number, &model, &pairs, &mut gradients)?;
-            let scale = clip::factor(result.grad_norm, optim.max_grad_norm);
-            optimizer.step(model.parameters_mut(), &gradients, LEARNING_RATE, scale)?;
-            gradients.release();
-            Ok(result.loss)
-        })
-        .collect()
+    let terms = vec![
+        objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
+        objective::Config::SumToZero {
+            lambda: 1e-2,
+            scope: Scope::Global,
+            scale: Scale::Mean,
+            schedule: LambdaSchedule::default(),
+        },
+    ];
+    let batches = (1..=steps).map(|step| {
+        let pairs = (0..PAIRS).map(|i| pair(step * PAIRS + i)).collect();
+        Ok(Batch { step, epoch: 0.0, pairs })
+    });
+    let memory = Memory::of_loaded(&model, &config, optim.moments);
+    let steps = measure(model, &config, &optim, terms, memory, batches, steps)?;
+    Ok(steps.iter().map(|step| step.loss).collect())
 }
 
 /// A pair of 20 to 140 tokens: the chosen response is of low tokens, the rejected one of high ones.

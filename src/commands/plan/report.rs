@@ -1,39 +1,15 @@
-//! A plan as text, and the lines that `fit` shows of its own.
+//! A plan as text.
 
 use super::Plan;
 use crate::base::figures::{flops, grouped, memory as size};
-use crate::base::reader::Words;
-use crate::trainer::estimate::{Estimate, PADDED_BATCH_PAIRS};
+use crate::trainer::estimate::PADDED_BATCH_PAIRS;
 use crate::trainer::lengths::{Histogram, Spread};
-use crate::trainer::memory::{Activations, Memory};
+use crate::trainer::memory::Activations;
 use crate::trainer::progress::human;
 use std::fmt::Write as _;
 
 /// Characters of the longest bar of a histogram.
 const BAR: u64 = 40;
-
-/// Weights, gradients and moments, the latter two with so many rows of the embedding.
-pub(in crate::commands) fn static_memory(memory: &Memory, step_rows: u64, rows: u64) -> String {
-    let mut parts = vec![format!("{} for f32 master weights", size(memory.masters))];
-    if memory.compute_copies > 0 {
-        parts.push(format!("{} for their copies to compute with", size(memory.compute_copies)));
-    }
-    parts.push(format!("{} for gradients", size(memory.gradients(step_rows))));
-    parts.push(format!("{} for AdamW's moments ({})", size(memory.moments(rows)), memory.moment_kind.word()));
-    parts.join(", ")
-}
-
-/// The line of `fit`: parts and peak of the largest step that is known.
-pub(in crate::commands) fn memory_line(memory: &Memory, estimate: &Estimate, peak: u64) -> String {
-    let rows = u64::MAX;
-    format!(
-        "memory: about {} at the peak: {}, {} for activations ({})",
-        size(peak),
-        static_memory(memory, estimate.step_rows, rows),
-        size(memory.activation_bytes(estimate.activations, estimate.largest_step)),
-        estimate.activations.name(),
-    )
-}
 
 /// The report.
 pub(super) fn text(plan: &Plan) -> String {

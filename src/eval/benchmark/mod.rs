@@ -15,6 +15,8 @@ mod rm_bench;
 mod score;
 mod stored;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use manifest::{Group, Manifest, Outputs, Rule, Total};
 pub use outputs::OutputFiles;

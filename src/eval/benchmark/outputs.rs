@@ -164,7 +164,7 @@ impl Columns {
     fn add(&mut self, scored: &ScoredRow<'_>) {
         let responses = &scored.row.responses;
         // The Ties subset is judged as a whole and has no results by row.
-        let is_ties = scored.group.eq_ignore_ascii_case("ties");
+        let is_ties = scored.rule == Rule::Ties;
         self.id.push(scored.row.id.clone());
         self.num_correct.push(responses.iter().filter(|r| r.gold > 0.0).count());
         self.results.push((!is_ties).then(|| reward_bench_2::best_of(responses).value));
@@ -193,4 +193,113 @@ fn reward_bench_row(scored: ScoredRow<'_>) -> Map<String, Value> {
         line.entry(key).or_insert(value);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Row;
+    use super::super::tests::report_of;
+    use super::*;
+    use crate::data::RowKind;
+    use crate::eval::Judged;
+
+    fn row(id: &str, golds: &[f64], rewards: &[f64]) -> Row {
+        let judged = |(&gold, &reward): (&f64, &f64)| Judged { gold, reward, length: 1 };
+        let responses = golds.iter().zip(rewards).map(judged).collect();
+        Row { id: id.into(), responses, first_is_better: None }
+    }
+
+    fn scored<'a>(fields: Value, group: &'a str, rule: Rule, row: &'a Row) -> ScoredRow<'a> {
+        let kind = if row.responses.len() == 2 { RowKind::Pair } else { RowKind::Ranked };
+        let rewards = row.responses.iter().map(|r| r.reward).collect();
+        let rendered = ["<p>", "<p>c", "<p>r"].map(String::from).to_vec();
+        ScoredRow { fields: fields.as_object().cloned().unwrap(), kind, group, rule, row, rewards, rendered }
+    }
+
+    fn read(path: &Path) -> Value {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn rows_are_written_as_each_tool_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let pair = row("7", &[1.0, 0.0], &[0.5, -0.5]);
+        let fields =
+            json!({"id": 7, "prompt": "p", "chosen": "c", "rejected": "r", "subset": "shp", "note": "n"});
+        let write = |kind: Outputs, count: usize| {
+            let files = OutputFiles::new(folder.path(), "bench", kind);
+            let path = files.rows_path();
+            files
+                .write_rows(|writer| {
+                    (0..count).try_for_each(|_| {
+                        writer.write(scored(fields.clone(), "shp", Rule::Pairs, &pair), &path)
+                    })
+                })
+                .unwrap();
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let lines = write(Outputs::Rows, 2);
+        assert_eq!(lines.lines().count(), 2);
+        let line: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert_eq!((&line["score_chosen"], &line["chosen"]), (&json!(0.5), &json!("c")));
+        let line: Value = serde_json::from_str(write(Outputs::RewardBench, 1).trim_end()).unwrap();
+        let expected = json!({
+            "prompt": "<p>", "results": 1, "scores_chosen": 0.5, "scores_rejected": -0.5, "text_chosen": "<p>c",
+            "text_rejected": "<p>r", "subset": "shp", "id": 7, "note": "n"
+        });
+        assert_eq!(line, expected);
+        let array: Value = serde_json::from_str(&write(Outputs::RmBench, 2)).unwrap();
+        assert_eq!(array.as_array().unwrap().len(), 2);
+        assert_eq!(write(Outputs::RmBench, 0), "[]\n");
+        assert_eq!(write(Outputs::Rows, 0), "");
+    }
+
+    #[test]
+    fn the_columns_of_reward_bench_2_have_no_results_where_the_rule_is_that_of_ties() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = OutputFiles::new(folder.path(), "rb2", Outputs::RewardBench2);
+        let path = files.rows_path();
+        let best = row("1", &[1.0, 0.0, 0.0], &[2.0, 2.0, 1.0]);
+        let ties = row("ref:3", &[1.0, 0.0, 0.0], &[3.0, 2.0, 1.0]);
+        files
+            .write_rows(|writer| {
+                writer.write(scored(json!({"id": "1"}), "Math", Rule::BestOf, &best), &path)?;
+                // A manifest of one's own may call its group as it likes.
+                writer.write(scored(json!({"id": "ref:3"}), "Several", Rule::Ties, &ties), &path)
+            })
+            .unwrap();
+        let columns = read(&folder.path().join("rb2_scores.json"));
+        assert_eq!(columns["results"], json!([0.5, null]));
+        assert_eq!(columns["subset"], json!(["Math", "Several"]));
+        assert_eq!(columns["num_correct"], json!([1, 1]));
+        assert_eq!(columns["scores"], json!([[2.0, 2.0, 1.0], [3.0, 2.0, 1.0]]));
+    }
+
+    #[test]
+    fn nothing_is_there_after_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = OutputFiles::new(folder.path(), "rb2", Outputs::RewardBench2);
+        let failed = files.write_rows(|_| Err::<(), _>(crate::Error::Interrupted));
+        assert!(matches!(failed, Err(crate::Error::Interrupted)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_tools_files_of_figures_have_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = ["hep-go", "shp"]
+            .map(|subset| format!(r#"{{"subset": "{subset}", "score_chosen": 1, "score_rejected": 0}}"#));
+        let report = report_of("reward-bench", &rows.join("\n"));
+        let write =
+            |kind| OutputFiles::new(folder.path(), "b", kind).write_results(&report, Some("m"), "tokenizer");
+        write(Outputs::Rows).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write(Outputs::RewardBench).unwrap();
+        let found = read(&folder.path().join("b.json"));
+        assert_eq!((&found["accuracy"], &found["num_prompts"]), (&json!(1.0), &json!(2)));
+        assert_eq!(found["extra_results"], json!({"hep-go": 1.0, "shp": 1.0}));
+        write(Outputs::RewardBench2).unwrap();
+        let found = read(&folder.path().join("b.json"));
+        assert_eq!((&found["model"], &found["hep-go"]), (&json!("m"), &json!(1.0)));
+    }
 }

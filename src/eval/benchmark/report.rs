@@ -92,7 +92,7 @@ pub struct BenchReport {
     #[serde(skip_serializing_if = "Named::is_empty")]
     pub sections: Named<Figure>,
     pub groups: Named<GroupReport>,
-    /// Sections, or groups where there are none, that have no rows; the total is without them.
+    /// Sections that have no rows, and groups without rows of those that have some; the total is without them.
     pub missing: Vec<String>,
     pub sequences: u64,
     pub tokens: u64,
@@ -221,11 +221,75 @@ fn missing(manifest: &Manifest, collected: &Collected) -> Vec<String> {
     if manifest.ungrouped.as_deref().is_some_and(has_rows) {
         return Vec::new();
     }
-    if manifest.sections.is_empty() {
-        let absent = manifest.groups.iter().filter(|group| !has_rows(&group.name));
-        return absent.map(|group| group.name.clone()).collect();
-    }
     let is_absent = |at: usize| !manifest.groups.iter().any(|g| g.section == Some(at) && has_rows(&g.name));
-    let sections = manifest.sections.iter().enumerate();
-    sections.filter(|(at, _)| is_absent(*at)).map(|(_, section)| section.name.clone()).collect()
+    let sections = manifest.sections.iter().enumerate().filter(|(at, _)| is_absent(*at));
+    let groups = manifest.groups.iter().filter(|group| {
+        // A section that is absent speaks for its groups.
+        !has_rows(&group.name) && !group.section.is_some_and(is_absent)
+    });
+    sections.map(|(_, section)| section.name.clone()).chain(groups.map(|group| group.name.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report_of;
+
+    fn row(subset: &str, chosen: f64) -> String {
+        format!(r#"{{"subset": "{subset}", "score_chosen": {chosen}, "score_rejected": 0.0}}"#)
+    }
+
+    #[test]
+    fn what_has_no_rows_is_told_sections_first_and_their_groups_only_where_others_have_some() {
+        let lines = [row("hep-go", 1.0), row("math-prm", -1.0), row("shp", 1.0)].join("\n");
+        let report = report_of("reward-bench", &lines);
+        let missing: Vec<&str> = report.missing.iter().map(String::as_str).collect();
+        let groups = [
+            "hep-cpp",
+            "hep-java",
+            "hep-js",
+            "hep-python",
+            "hep-rust",
+            "anthropic_helpful",
+            "anthropic_hhh",
+            "summarize",
+        ];
+        assert_eq!(missing, [&["Chat", "Chat Hard", "Safety"][..], &groups].concat());
+        // 984 rows of math-prm against 164 of hep-go, the prior sets half.
+        let reasoning = 164.0 / 1148.0;
+        assert!((report.total.value.unwrap() - (reasoning + 0.5) / 1.5).abs() < 1e-15);
+        assert_eq!(report.sections.0.len(), 2);
+        assert_eq!(report.row_mean.value, Some(2.0 / 3.0));
+    }
+
+    #[test]
+    fn lengths_that_are_not_known_have_no_baselines_and_those_that_are_do() {
+        let report = report_of("reward-bench", &row("shp", 1.0));
+        assert_eq!((report.longest_wins, report.shortest_wins), (None, None));
+        let row = r#"{"subset": "shp", "score_chosen": 0, "score_rejected": 1, "prompt": "p", "chosen": "a long one",
+            "rejected": "short"}"#.replace('\n', " ");
+        let report = report_of("reward-bench", &row);
+        assert_eq!((report.total.value, report.ties), (Some(0.0), 0));
+        assert_eq!((report.longest_wins, report.shortest_wins), (Some(1.0), Some(0.0)));
+    }
+
+    #[test]
+    fn a_tau_of_equal_scores_is_undefined_and_no_total_is_null() {
+        let row = |scores: &str| {
+            format!(
+                r#"{{"prompt": "p", "responses": ["a", "b"], "scores": [2, 1], "x": 0, "score": {scores}}}"#
+            )
+        };
+        let text = "rule = \"kendall-tau\"\ntotal = \"none\"\n[[files]]\nsource = \"x\"\n";
+        let manifest = super::Manifest::parse("own", text, std::path::Path::new("own.toml")).unwrap();
+        let lines = [row("0"), row("0")]
+            .join("\n")
+            .replace("\"scores\": [2, 1]", "\"input_scores\": [2, 1], \"scores\": [1, 1]");
+        let rows = super::super::tests::rows(&lines);
+        let collected =
+            super::super::read_scores(&manifest, rows, crate::eval::OnError::Fail, |_| {}).unwrap();
+        let report = super::BenchReport::new(&manifest, collected);
+        let group = report.groups.get("all").unwrap();
+        assert_eq!((group.rows, group.undefined, group.figure.value), (2, 2, None));
+        assert_eq!((report.total.value, report.total.ci95), (None, None));
+    }
 }

@@ -1,6 +1,6 @@
 //! A benchmark's rows through the scorer: one pass, every row's responses together, so that they share its prompt.
 
-use super::{Collected, Manifest, Outputs, PlacedGroup, Row};
+use super::{Collected, Manifest, Outputs, PlacedGroup, Row, Rule};
 use crate::data::config::Overlong;
 use crate::data::length::{Fitted, fit_length};
 use crate::data::source::RawRow;
@@ -36,6 +36,8 @@ pub struct ScoredRow<'a> {
     pub fields: Map<String, Value>,
     pub kind: RowKind,
     pub group: &'a str,
+    /// That of its group.
+    pub rule: Rule,
     pub row: &'a Row,
     /// Of every response, those without a gold score included.
     pub rewards: Vec<f64>,
@@ -155,7 +157,8 @@ fn add(
     collected.done.sequences += rewards.len() as u64;
     collected.done.tokens += token_count as u64;
     collected.truncated += u64::from(truncated);
-    sink(Ok(ScoredRow { fields, kind, group: &group.name, row: &row, rewards, rendered }))?;
+    let rule = group.rule;
+    sink(Ok(ScoredRow { fields, kind, group: &group.name, rule, row: &row, rewards, rendered }))?;
     collected.add(group, row);
     Ok(())
 }
@@ -258,4 +261,85 @@ pub(super) fn golds(example: &Example) -> Vec<Option<f64>> {
 pub(super) fn first_is_better(fields: &Map<String, Value>) -> Option<bool> {
     fields.get("response_A")?;
     fields.get("label")?.as_str().map(|label| label == "A>B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::rows;
+    use super::*;
+    use crate::eval::scorer::tests::{IdScorer, reward_of};
+    use crate::eval::test_support::ByteEncoder;
+
+    const OPTIONS: BenchOptions = BenchOptions {
+        max_length: 40,
+        overlong: Overlong::Error,
+        on_error: OnError::Fail,
+        batch_tokens: 64,
+        outputs: Some(Outputs::RewardBench),
+    };
+
+    /// What was collected, the ids of scored rows and what was told of the others, in order.
+    fn score(lines: &str, options: &BenchOptions) -> (Result<Collected>, Vec<String>) {
+        let manifest = Arc::new(Manifest::of("reward-bench").unwrap());
+        let mut seen = Vec::new();
+        let sink = |row: std::result::Result<ScoredRow<'_>, Error>| {
+            seen.push(match row {
+                Ok(row) => row.row.id.clone(),
+                Err(error) => error.to_string(),
+            });
+            Ok(())
+        };
+        let (encoder, scorer) = (Arc::new(ByteEncoder), IdScorer::default());
+        (score_benchmark(&manifest, rows(lines), encoder, &scorer, options, sink, |_| {}), seen)
+    }
+
+    fn row(id: &str, prompt: &str, chosen: &str) -> String {
+        format!(
+            r#"{{"id": "{id}", "subset": "shp", "prompt": "{prompt}", "chosen": "{chosen}", "rejected": "bad"}}"#
+        )
+    }
+
+    #[test]
+    fn rewards_reach_their_rows() {
+        let (collected, seen) = score(&[row("a", "p", "good"), row("b", "q", "fine")].join("\n"), &OPTIONS);
+        let collected = collected.unwrap();
+        assert_eq!(seen, ["a", "b"]);
+        let group = collected.groups.iter().find(|group| group.name == "shp").unwrap();
+        let rewards: Vec<f64> = group.rows.iter().flat_map(|row| &row.responses).map(|r| r.reward).collect();
+        let expected = [("p", "good"), ("p", "bad"), ("q", "fine"), ("q", "bad")];
+        assert_eq!(
+            rewards,
+            expected.map(|(prompt, response)| reward_of(&ByteEncoder::ids(prompt, response)))
+        );
+        assert_eq!((collected.done.rows, collected.done.sequences), (2, 4));
+    }
+
+    #[test]
+    fn an_overlong_row_is_an_error_left_out_or_shortened() {
+        let long = [row("a", &"p".repeat(40), "good"), row("b", "p", "good")].join("\n");
+        let (collected, _) = score(&long, &OPTIONS);
+        let error = collected.unwrap_err().to_string();
+        assert!(error.starts_with("rows.jsonl:1: ") && error.contains("more than the 40"), "{error}");
+        let (collected, seen) = score(&long, &BenchOptions { overlong: Overlong::Drop, ..OPTIONS });
+        let collected = collected.unwrap();
+        assert_eq!((collected.overlong, collected.failed, collected.done.rows), (1, 0, 2));
+        assert_eq!(seen, ["b"]);
+        let shortened = BenchOptions { overlong: Overlong::TruncatePromptLeft, ..OPTIONS };
+        let (collected, seen) = score(&long, &shortened);
+        assert_eq!((collected.unwrap().truncated, seen.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_wrong_row_ends_the_run_or_is_passed_over_and_told() {
+        let lines =
+            [row("a", "p", "good"), "{oops".into(), r#"{"subset": "shp"}"#.into(), row("b", "p", "x")];
+        let (collected, seen) = score(&lines.join("\n"), &OPTIONS);
+        assert!(collected.unwrap_err().to_string().starts_with("rows.jsonl:2: "));
+        assert_eq!(seen, ["a"]);
+        let (collected, seen) =
+            score(&lines.join("\n"), &BenchOptions { on_error: OnError::Keep, ..OPTIONS });
+        let collected = collected.unwrap();
+        assert_eq!((collected.failed, collected.done.rows, seen.len()), (2, 4, 4));
+        assert!(seen[1].starts_with("rows.jsonl:2: ") && seen[2].starts_with("rows.jsonl:3: "), "{seen:?}");
+    }
 }

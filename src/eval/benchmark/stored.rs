@@ -2,6 +2,7 @@
 
 use super::score::{first_is_better, golds, rename_columns};
 use super::{Collected, Manifest, PlacedGroup, Row};
+use crate::base::interrupt;
 use crate::data::source::RawRow;
 use crate::data::{Example, RowKind};
 use crate::eval::evaluate::characters;
@@ -21,7 +22,7 @@ const SCORE_FIELDS: [&str; 5] =
 /// `failed` is told of every row that is passed over under [`OnError::Keep`].
 ///
 /// # Errors
-/// A row's own under [`OnError::Fail`], and the source's.
+/// A row's own under [`OnError::Fail`]; the source's; [`Error::Interrupted`].
 pub fn read_scores(
     manifest: &Manifest,
     rows: impl Iterator<Item = Result<(Option<Arc<str>>, RawRow)>>,
@@ -29,35 +30,54 @@ pub fn read_scores(
     mut failed: impl FnMut(Error),
 ) -> Result<Collected> {
     let mut collected = Collected::new(manifest);
-    let mut add_all = |raw: RawRow, group: Option<&str>| -> Result<()> {
-        let origin = raw.origin.clone();
-        let Value::Object(fields) = raw.value()? else { return Err(origin.error("expected a JSON object")) };
+    let mut pass_over = |collected: &mut Collected, error: Error| match error {
+        Error::Row { .. } if on_error == OnError::Keep => {
+            collected.failed += 1;
+            failed(error);
+            Ok(())
+        }
+        other => Err(other),
+    };
+    for row in rows {
+        if interrupt::requested() {
+            return Err(Error::Interrupted);
+        }
+        let (group, origin, fields) = match row.and_then(parsed) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                collected.done.rows += 1;
+                pass_over(&mut collected, error)?;
+                continue;
+            }
+        };
         for (number, fields) in unrolled(fields).enumerate() {
             let mut origin = origin.clone();
             origin.line += number as u64;
-            let added = read(&origin, fields, group, manifest).and_then(|(group, row, has_lengths)| {
-                collected.check_group(&origin, &group)?;
-                collected.has_lengths &= has_lengths;
-                collected.done.sequences += row.responses.len() as u64;
-                collected.add(group, row);
-                Ok(())
-            });
+            let found = read(&origin, fields, group.as_deref(), manifest);
+            let found = found.and_then(|found| collected.check_group(&origin, &found.0).map(|()| found));
             collected.done.rows += 1;
-            match added {
-                Err(error) if on_error == OnError::Keep => {
-                    collected.failed += 1;
-                    failed(error);
+            match found {
+                Ok((group, row, has_lengths)) => {
+                    collected.has_lengths &= has_lengths;
+                    collected.done.sequences += row.responses.len() as u64;
+                    collected.add(group, row);
                 }
-                other => other?,
+                Err(error) => pass_over(&mut collected, error)?,
             }
         }
-        Ok(())
-    };
-    for row in rows {
-        let (group, raw) = row?;
-        add_all(raw, group.as_deref())?;
     }
     Ok(collected)
+}
+
+/// The group of a row's file, its place and its fields.
+type Parsed = (Option<Arc<str>>, Origin, Map<String, Value>);
+
+fn parsed((group, raw): (Option<Arc<str>>, RawRow)) -> Result<Parsed> {
+    let origin = raw.origin.clone();
+    match raw.value()? {
+        Value::Object(fields) => Ok((group, origin, fields)),
+        _ => Err(origin.error("expected a JSON object")),
+    }
 }
 
 /// The rows of an object of columns; any other object is one row.
@@ -180,5 +200,109 @@ fn numbers(key: &str, value: &Value) -> Result<Vec<f64>, String> {
     match value {
         Value::Array(items) => items.iter().map(one).collect(),
         other => Ok(vec![one(other)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::rows;
+    use super::*;
+    use serde_json::json;
+
+    fn collect(benchmark: &str, lines: &str, on_error: OnError) -> (Result<Collected>, Vec<String>) {
+        let mut told = Vec::new();
+        let manifest = Manifest::of(benchmark).unwrap();
+        let collected = read_scores(&manifest, rows(lines), on_error, |error| told.push(error.to_string()));
+        (collected, told)
+    }
+
+    #[track_caller]
+    fn refused(benchmark: &str, lines: &str) -> String {
+        collect(benchmark, lines, OnError::Fail).0.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_object_of_columns_counts_as_its_rows() {
+        let object = |value: Value| value.as_object().cloned().unwrap();
+        let columns = object(json!({
+            "subset": ["Math", "Focus"], "scores": [[2.0, 1.0], [0.5, 1.0]], "num_correct": [1, 1], "id": ["a", "b"],
+            "model": "m", "other": [1, 2, 3]
+        }));
+        let found: Vec<_> = unrolled(columns.clone()).collect();
+        let first = json!({"subset": "Math", "scores": [2.0, 1.0], "num_correct": 1, "id": "a"});
+        assert_eq!(
+            (found.len(), &found[0]),
+            (2, &object(first)),
+            "what is no column of as many cells is left out"
+        );
+        let line = Value::Object(columns).to_string();
+        let (collected, _) = collect("reward-bench-2", &line, OnError::Fail);
+        let collected = collected.unwrap();
+        assert_eq!((collected.done.rows, collected.done.sequences), (2, 4));
+        let rows_of =
+            |name: &str| collected.groups.iter().find(|group| group.name == name).unwrap().rows.len();
+        assert_eq!((rows_of("Math"), rows_of("Focus"), rows_of("Safety")), (1, 1, 0));
+        // One row, whose own scores are a list.
+        for one in
+            [json!({"subset": ["x"], "scores": [1.0, 2.0]}), json!({"subset": "Math", "scores": [1.0]})]
+        {
+            assert_eq!(unrolled(object(one.clone())).collect::<Vec<_>>(), [object(one)]);
+        }
+    }
+
+    #[test]
+    fn scores_are_of_both_sides_and_finite() {
+        let says = |row: Value| refused("reward-bench", &row.to_string());
+        let one_sided = says(json!({"subset": "shp", "score_chosen": 1.0}));
+        assert!(one_sided.starts_with("rows.jsonl:1: found the scores of one side"), "{one_sided}");
+        let word = says(json!({"subset": "shp", "score_chosen": "high", "score_rejected": 0.0}));
+        assert!(word.contains("score_chosen: found \"high\", expected a score"), "{word}");
+        let null = says(json!({"subset": "shp", "score_chosen": 1.0, "score_rejected": null}));
+        assert!(null.contains("score_rejected: found null"), "{null}");
+        let none = says(json!({"subset": "shp", "prompt": "p"}));
+        assert!(none.contains("found the keys subset, prompt, expected scores"), "{none}");
+        let bare = says(json!({"subset": "shp", "scores": [1.0, 0.0]}));
+        assert!(bare.contains("found scores without num_correct"), "{bare}");
+        let lists = json!({"subset": "shp", "scores_chosen": [1.5], "scores_rejected": [[0.5]]});
+        let (collected, _) = collect("reward-bench", &lists.to_string(), OnError::Fail);
+        let collected = collected.unwrap();
+        let group = collected.groups.iter().find(|group| group.name == "shp").unwrap();
+        let rewards: Vec<f64> = group.rows[0].responses.iter().map(|r| r.reward).collect();
+        assert_eq!((rewards, collected.has_lengths), (vec![1.5, 0.5], false));
+    }
+
+    #[test]
+    fn all_rows_name_their_group_or_none() {
+        let row =
+            |domain: &str| format!(r#"{{{domain}"score_chosen": [1, 2, 3], "score_rejected": [0, 0, 0]}}"#);
+        let mixed = [row(""), row(r#""domain": "math", "#)].join("\n");
+        let error = refused("rm-bench", &mixed);
+        assert!(
+            error.starts_with("rows.jsonl:2: found a row of group \"math\" among rows of \"all\""),
+            "{error}"
+        );
+        let (collected, _) = collect("rm-bench", &[row(""), row("")].join("\n"), OnError::Fail);
+        assert_eq!(collected.unwrap().done.rows, 2);
+        let unknown = refused("rm-bench", &row(r#""domain": "poetry", "#));
+        assert!(unknown.contains("poetry"), "{unknown}");
+    }
+
+    #[test]
+    fn rows_that_are_wrong_are_passed_over_and_told_and_a_broken_file_is_not() {
+        let good = r#"{"subset": "shp", "score_chosen": 1.0, "score_rejected": 0.0}"#;
+        let lines = [good, "{oops", "[]", r#"{"subset": "shp", "score_chosen": 1.0}"#, good].join("\n");
+        let error = refused("reward-bench", &lines);
+        assert!(error.starts_with("rows.jsonl:2: "), "{error}");
+        let (collected, told) = collect("reward-bench", &lines, OnError::Keep);
+        let collected = collected.unwrap();
+        assert_eq!((collected.done.rows, collected.failed, collected.done.sequences), (5, 3, 4));
+        let places: Vec<&str> = told.iter().map(|error| error.split(": ").next().unwrap()).collect();
+        assert_eq!(places, ["rows.jsonl:2", "rows.jsonl:3", "rows.jsonl:4"]);
+
+        let manifest = Manifest::of("reward-bench").unwrap();
+        let broken =
+            rows(good).chain([Err(Error::Data { path: "rows.gz".into(), reason: "cut short".into() })]);
+        let error = read_scores(&manifest, broken, OnError::Keep, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("cut short"), "{error}");
     }
 }

@@ -82,3 +82,36 @@ fn number(value: Option<f64>) -> String {
 fn interval(figure: &Figure) -> String {
     figure.ci95.map_or("-".into(), |[lo, hi]| format!("[{lo:.4}, {hi:.4}]"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report_of;
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_what_is_left_out_is_noted() {
+        let rows = ["hep-go", "hep-go", "hep-cpp"]
+            .map(|subset| format!(r#"{{"subset": "{subset}", "score_chosen": 1, "score_rejected": 1}}"#));
+        let mut report = report_of("reward-bench", &rows.join("\n"));
+        (report.failed, report.overlong) = (2, 1);
+        let text = bench_table("reward-bench", &report);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("benchmark") && lines[0].ends_with("ties  longest  shortest"), "{text}");
+        assert!(lines[1].starts_with("reward-bench     3  0.0000  "), "{text}");
+        assert_eq!(lines[2].split_whitespace().next(), Some("Reasoning"), "{text}");
+        let group: Vec<&str> =
+            lines.iter().find(|line| line.starts_with("  hep-go")).unwrap().split_whitespace().collect();
+        assert_eq!(
+            (group[1], group[2], group[group.len() - 3..].concat()),
+            ("2", "0.0000", "2--".into()),
+            "{text}"
+        );
+        let notes = &lines[lines.len() - 3..];
+        assert!(
+            notes[0].starts_with("reward-bench: no rows of Chat, Chat Hard, Safety, Prior Sets, math-prm"),
+            "{text}"
+        );
+        assert_eq!(notes[1], "reward-bench: 2 rows could not be read or scored and are left out");
+        assert_eq!(notes[2], "reward-bench: 1 rows are too long and are left out");
+    }
+}

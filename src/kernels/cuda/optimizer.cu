@@ -19,6 +19,8 @@ constexpr int LANES = Span<float>::LANES;
 constexpr int BLOCK = 256;
 // Entries of a map from codes to values.
 constexpr int CODES = 256;
+// The code of zero in the signed map; in the unsigned one it is 0.
+constexpr unsigned char SIGNED_ZERO = 127;
 
 struct Update {
     float decay, beta1, beta2, complement1, complement2, step_size, inverse_sqrt_correction2, eps, scale;
@@ -201,8 +203,12 @@ __device__ void adamw_8bit(float* p, unsigned char* m, unsigned char* v, float* 
         v_scales[blockIdx.x] = scales.v;
     }
     if (!is_there) return;
-    m[i] = nearest(signed_values, scales.m > 0.0f ? first / scales.m : 0.0f);
-    v[i] = nearest(unsigned_values, scales.v > 0.0f ? second / scales.v : 0.0f);
+    m_code = nearest(signed_values, scales.m > 0.0f ? first / scales.m : 0.0f);
+    v_code = nearest(unsigned_values, scales.v > 0.0f ? second / scales.v : 0.0f);
+    // A first moment that is not zero has a second one that is not: over sqrt(0) + eps it would be a kick.
+    const bool moves = scales.v > 0.0f && m_code != SIGNED_ZERO;
+    m[i] = m_code;
+    v[i] = moves && v_code == 0 ? 1 : v_code;
     p[i] = parameter;
     if (compute) compute[i] = from_f32<T>(parameter);
 }

@@ -7,7 +7,7 @@ use crate::kernels::accumulator::{edit, edit_bytes};
 use crate::kernels::host;
 use crate::optim::Gradient;
 use crate::optim::moments::Quantized;
-use crate::optim::quantized::{BLOCK, Code, SIGNED, UNSIGNED};
+use crate::optim::quantized::{BLOCK, Code, SIGNED, SIGNED_ZERO, UNSIGNED};
 use candle_core::{Result, Var};
 use rayon::prelude::*;
 
@@ -117,6 +117,19 @@ fn update_blocks(
         }
         *m_scale = signed.quantize(m, m_codes);
         *v_scale = unsigned.quantize(v, v_codes);
+        if *m_scale > 0.0 && *v_scale > 0.0 {
+            keep_second_positive(m_codes, v_codes);
+        }
+    }
+}
+
+/// Where a first moment is not zero its second one is not either, but the smallest positive value at least: of a value
+/// whose gradient is small beside its block's largest, the code of the square is zero long before that of the gradient
+/// is, and first / (sqrt(0) + eps) is no update but a kick.
+#[inline(always)]
+fn keep_second_positive(m_codes: &[u8], v_codes: &mut [u8]) {
+    for (v, m) in v_codes.iter_mut().zip(m_codes) {
+        *v = (*v).max(u8::from(*m != SIGNED_ZERO));
     }
 }
 
@@ -139,7 +152,7 @@ mod tests {
     use crate::kernels::test_support::wave;
     use crate::optim::config::MomentKind;
     use crate::optim::{AdamW, Config, Gradients, Moments, Parameters};
-    use candle_core::{DType, Tensor};
+    use candle_core::{DType, Device, Tensor};
 
     /// Three tasks, and blocks that span rows and end in the middle of one.
     const SHAPE: (usize, usize) = (500, 67);
@@ -212,11 +225,14 @@ mod tests {
             expected = Default::default();
             expected[0] = p.iter().map(|p| p.to_bits()).collect();
             for (moment, code, at) in [(&mut m, &*SIGNED, 1), (&mut v, &*UNSIGNED, 3)] {
-                for block in moment.chunks_mut(BLOCK) {
+                for (number, block) in moment.chunks_mut(BLOCK).enumerate() {
                     let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
                     expected[at + 1].push(largest.to_bits());
-                    for value in block {
-                        let nearest = code.nearest(*value / largest);
+                    for (i, value) in block.iter_mut().enumerate() {
+                        let mut nearest = code.nearest(*value / largest);
+                        if at == 3 && expected[1][number * BLOCK + i] != u32::from(SIGNED_ZERO) {
+                            nearest = nearest.max(1);
+                        }
                         *value = code.values()[nearest as usize] * largest;
                         expected[at].push(nearest);
                     }
@@ -257,6 +273,50 @@ mod tests {
             })?;
             assert!(untouched, "codes of a row that no gradient reached were written");
             assert!(state(&dense, &optimizers.0)? == state(&sparse, &optimizers.1)?);
+        }
+        Ok(())
+    }
+
+    /// AdamW moves a value by the learning rate at most once its gradients end, whatever the sizes of its block's.
+    #[test]
+    fn a_value_that_was_touched_once_goes_on_by_the_rate_at_most() -> Result<()> {
+        const RATE: f64 = 1e-3;
+        for largest in [1e-1, 1e-2, 1e-3, 1e-4] {
+            // The size of each value's gradient, from the largest down to a millionth of it, and of either sign.
+            let size = |i: usize| largest * 10f64.powf(-6.0 * (i % 251) as f64 / 250.0);
+            let gradient = |i: usize| (if i.is_multiple_of(3) { -size(i) } else { size(i) }) as f32;
+            let (rows, values) = ([3u32, 4, 5, 20], |from: usize| {
+                Tensor::from_vec(
+                    (0..SHAPE.1).map(|i| gradient(from * SHAPE.1 + i)).collect(),
+                    (1, SHAPE.1),
+                    &Device::Cpu,
+                )
+            });
+            let values = Tensor::cat(&(0..rows.len()).map(values).collect::<Result<Vec<_>>>()?, 0)?;
+            for as_rows in [true, false] {
+                let mut parameters = Parameters::new(DType::F32);
+                let table =
+                    parameters.add("table", &Tensor::zeros(SHAPE, DType::F32, &Device::Cpu)?, false)?;
+                let sparse = if as_rows { &[table][..] } else { &[] };
+                let mut gradients = Gradients::zeros(&parameters, sparse)?;
+                let mut optimizer = AdamW::new(&config(0.0), &parameters)?;
+                let mut before = vec![0.0f32; COUNT];
+                for touched in [true, false, false] {
+                    let rows = if touched { &rows[..] } else { &[] };
+                    gradients.start_step(rows)?;
+                    if touched {
+                        gradients.add_rows(table, rows, &values)?;
+                    }
+                    optimizer.step(&mut parameters, &gradients, RATE, 1.0)?;
+                    let after = parameters.get(table).master().flatten_all()?.to_vec1::<f32>()?;
+                    let moved =
+                        after.iter().zip(&before).map(|(after, before)| f64::from(after - before).abs());
+                    let most = moved.fold(0.0, f64::max);
+                    assert!(most <= 1.001 * RATE, "moved by {} rates at {largest}", most / RATE);
+                    assert!(touched || most > 0.1 * RATE, "momentum moves on");
+                    before = after;
+                }
+            }
         }
         Ok(())
     }

@@ -123,7 +123,36 @@ mod tests {
     use crate::kernels::accumulator::edit;
     use crate::kernels::cuda;
     use crate::kernels::test_support::wave;
+    use crate::optim::config::MomentKind;
     use crate::optim::{AdamW, Config, Gradients, Parameters};
+    use candle_core::Device;
+
+    /// A block whose gradients differ by six orders of magnitude, once, then none: where squares have the code zero.
+    #[test]
+    fn small_values_of_a_quantized_block_go_on_as_on_the_host() -> Result<()> {
+        let run = || -> Result<Vec<f32>> {
+            let mut parameters = Parameters::new(DType::F32);
+            let matrix =
+                parameters.add("matrix", &Tensor::zeros((16, 256), DType::F32, &Device::Cpu)?, false)?;
+            let mut gradients = Gradients::zeros(&parameters, &[])?;
+            let config = Config { moments: MomentKind::EightBit, ..Config::default() };
+            let mut optimizer = AdamW::new(&config, &parameters)?;
+            let values: Vec<f32> = (0..16 * 256).map(|i| 10f32.powf(-((i % 256) as f32) / 42.0)).collect();
+            gradients.sum(matrix).add(&Tensor::from_vec(values, (16, 256), &Device::Cpu)?)?;
+            for _ in 0..3 {
+                optimizer.step(&mut parameters, &gradients, 0.01, 1.0)?;
+                gradients.start_step(&[])?;
+            }
+            parameters.get(matrix).master().flatten_all()?.to_vec1()
+        };
+        let Some(found) = cuda::emulated(run) else { return Ok(()) };
+        let (found, expected) = (found?, run()?);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-6, "{found} against {expected}");
+            assert!(expected.abs() <= 0.03, "three rates at most, moved by {expected}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn rows_that_no_gradient_reached_are_not_read() -> Result<()> {
