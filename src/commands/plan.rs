@@ -15,11 +15,12 @@ use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
 use crate::data::store::{DataReport, PairStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
+use crate::kernels::cuda;
 use crate::model::config::{Dtype, Source};
 use crate::model::device::device_peak_bytes;
-use crate::model::device_speed::{gpu_name, measure_matmul, peak_tflops};
+use crate::model::device_speed::{measure_matmul, peak_tflops};
 use crate::model::reward_model::compute_dtype;
-use crate::model::{DecoderConfig, DeviceChoice, config_json};
+use crate::model::{DecoderConfig, config_json};
 use crate::trainer::estimate::{Estimate, Inputs};
 use crate::trainer::lengths::Sample;
 use crate::trainer::measure::measure;
@@ -224,7 +225,7 @@ fn plan(
     } else {
         None
     };
-    let (device, speed) = speed(args.peak_tflops, &decoder, target, config.train.device, dtype)?;
+    let (device, speed) = speed(args.peak_tflops, &decoder, target, dtype)?;
     if interrupt::requested() {
         return Err(Error::Interrupted);
     }
@@ -280,7 +281,6 @@ fn speed(
     given: Option<f64>,
     decoder: &DecoderConfig,
     target: &Target,
-    choice: DeviceChoice,
     dtype: Dtype,
 ) -> Result<(String, Option<Speed>)> {
     let efficiency = if target.is_cpu() { EFFICIENCY_ON_CPU } else { EFFICIENCY_ON_GPU };
@@ -293,8 +293,7 @@ fn speed(
         let threads = rayon::current_num_threads();
         return Ok((format!("the CPU with {threads} threads, its products measured for a second"), of(peak)));
     }
-    let ordinal = if let DeviceChoice::Cuda(ordinal) = choice { ordinal } else { 0 };
-    let Some(name) = target.device().and_then(|_| gpu_name(ordinal)) else {
+    let Some(name) = target.device().map(cuda::memory::name).transpose()?.flatten() else {
         return Ok(("a GPU that is not known".into(), None));
     };
     Ok(match peak_of(&name, dtype) {

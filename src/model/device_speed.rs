@@ -43,16 +43,6 @@ pub fn peak_tflops(name: &str) -> Option<f64> {
     PEAKS.iter().find(|(wanted, _)| wanted.iter().all(has)).map(|&(_, peak)| peak)
 }
 
-/// The name of GPU `ordinal`, as the driver's files have it; `None` where there are none.
-pub fn gpu_name(ordinal: usize) -> Option<String> {
-    let mut folders: Vec<_> =
-        std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
-    let text = std::fs::read_to_string(folders.get(ordinal)?.join("information")).ok()?;
-    let name = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
-    Some(name.trim().to_owned())
-}
-
 /// Operations a second of the product that a decoder of this shape spends most time in, measured for `duration`.
 ///
 /// # Errors
