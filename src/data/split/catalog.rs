@@ -10,6 +10,7 @@ use super::minhash::{Signature, signature};
 use super::text::{group_hash, normalised, prompt_hash, response_hash, text_of, value_of};
 use super::{Progress, SplitConfig, Stage, input};
 use crate::data::row::{Example, Response, RowKind};
+use crate::data::source::RawRow;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
@@ -50,7 +51,9 @@ pub struct Row {
 pub struct Part {
     offset: u64,
     bytes: usize,
-    table: usize,
+    /// The table of the file that it came from.
+    pub table: usize,
+    /// Whether it was a row of one response.
     single: bool,
 }
 
@@ -104,19 +107,17 @@ impl Catalog {
         };
         let mut done = 0;
         for (file, source) in config.inputs.iter().enumerate() {
-            let parse = |row: crate::data::source::RawRow| {
+            let parse = |row: RawRow| {
                 let origin = row.origin.clone();
                 Parsed::new(&row.example(&config.score_field)?, config.seed)
                     .map_err(|reason| origin.error(reason))
             };
             input::for_each_chunk(source, parse, |chunk| {
                 done += chunk.len() as u64;
-                let before = reading.catalog.rows.len();
                 let mut fresh = Vec::new();
                 for parsed in chunk {
                     reading.add(file, config.tables[file], parsed, &mut fresh)?;
                 }
-                debug_assert_eq!(before + fresh.len(), reading.catalog.rows.len());
                 let signatures = fresh.par_iter().map(|words: &String| signature(words));
                 reading.catalog.signatures.par_extend(signatures);
                 progress(Progress { stage: Stage::Reading, rows: done });

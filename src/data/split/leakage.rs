@@ -16,7 +16,7 @@ use crate::data::source::{RawRow, SourceFile};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use report::beginning;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
