@@ -225,7 +225,7 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        best.map(|(item, agreeing)| (item, agreeing as f64 / PERMUTATIONS as f64))
+        best.map(|(item, _)| (item, similarity(signature, self.signatures[item])))
     }
 }
 
