@@ -121,7 +121,7 @@ pub fn write_watched(
             outputs: Vec::new(),
         };
         let report = leakage::check_against(folder, promise, progress)?;
-        report.refuse("nothing was written")?;
+        report.refuse(&format!("nothing was written\n{report}"))?;
         let mut outputs = Vec::new();
         for (set, rows) in SETS.into_iter().zip(rows) {
             let path = folder.join(file_name(set));
