@@ -132,7 +132,7 @@ fn tell(manifest: &Manifest, out: &Path) {
         counts.heldout_prompts
     );
     for input in manifest.inputs.iter().filter(|input| input.joined > 0) {
-        eprintln!("{:>8}  rows of {} joined to earlier files' rows", input.joined, input.file);
+        eprintln!("{:>8}  rows of {} joined to earlier rows by prompt", input.joined, input.file);
     }
     if let Some(near) = &manifest.near_duplicates {
         eprintln!(

@@ -223,7 +223,7 @@ struct Train {
     signatures: Vec<(u64, Box<Signature>)>,
 }
 
-/// A held-out prompt that is not trained on as it stands.
+/// A row of a held-out set whose prompt is not trained on as it stands.
 struct HeldoutPrompt {
     place: Place,
     beginning: String,
@@ -236,7 +236,6 @@ struct Sets {
     /// Whether the valid models were told, and not taken from the sets that are checked.
     told: bool,
     train: Train,
-    /// Each prompt once.
     heldout: Vec<HeldoutPrompt>,
 }
 

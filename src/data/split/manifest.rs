@@ -70,7 +70,7 @@ pub struct InputFile {
     /// The name without its folder, so that the manifest does not depend on where the data lies.
     pub file: String,
     pub rows: u64,
-    /// Rows that were joined to the row of an earlier file with the same prompt.
+    /// Rows that were joined to an earlier row with the same prompt.
     #[serde(default)]
     pub joined: u64,
     pub bytes: u64,
