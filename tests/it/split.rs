@@ -4,6 +4,7 @@
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -401,25 +402,25 @@ fn serve(files: BTreeMap<String, Vec<u8>>) -> String {
             let header =
                 |name: &str, value: &str| tiny_http::Header::from_bytes(name, value).expect("a header");
             let path = request.url().trim_start_matches("/api").to_owned();
-            let (status, tag, body) = match path.strip_prefix("/datasets/openbmb/UltraFeedback/") {
+            let file = |path: &str| files.get(path.rsplit_once('/')?.1).cloned();
+            let body = match path.strip_prefix("/datasets/openbmb/UltraFeedback/") {
                 Some(path) if path.starts_with("revision/") => {
                     let siblings: Vec<Value> =
                         files.keys().map(|name| json!({ "rfilename": name })).collect();
                     let body = json!({ "id": "openbmb/UltraFeedback", "_id": "x", "sha": COMMIT, "siblings": siblings,
                         "private": false, "tags": [], "downloads": 0, "likes": 0 });
-                    (200, "\"x\"".to_owned(), body.to_string().into_bytes())
+                    Some(body.to_string().into_bytes())
                 }
-                Some(path) => {
-                    match path.rsplit_once('/').and_then(|(_, name)| Some((name, files.get(name)?))) {
-                        Some((name, bytes)) => (200, format!("\"{name}\""), bytes.clone()),
-                        None => (404, String::new(), Vec::new()),
-                    }
-                }
-                None => (404, String::new(), Vec::new()),
+                Some(path) => file(path),
+                None => None,
             };
+            let status = if body.is_some() { 200 } else { 404 };
+            let body = body.unwrap_or_default();
+            let tag: String =
+                Sha256::digest(&body).iter().take(20).map(|byte| format!("{byte:02x}")).collect();
             let mut response = tiny_http::Response::from_data(body).with_status_code(status);
             response.add_header(header("X-Repo-Commit", COMMIT));
-            response.add_header(header("ETag", &tag));
+            response.add_header(header("ETag", &format!("\"{tag}\"")));
             let _ = request.respond(response);
         }
     });
