@@ -286,9 +286,10 @@ impl Reading {
 
 /// One more of a reason.
 pub fn count(reasons: &mut BTreeMap<String, u64>, reason: &str) {
-    match reasons.get_mut(reason) {
-        Some(count) => *count += 1,
-        None => drop(reasons.insert(reason.to_owned(), 1)),
+    if let Some(count) = reasons.get_mut(reason) {
+        *count += 1;
+    } else {
+        reasons.insert(reason.to_owned(), 1);
     }
 }
 
