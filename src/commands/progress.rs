@@ -34,6 +34,11 @@ impl RowsBar {
         ));
     }
 
+    /// Rows of one stage of several.
+    pub fn show_stage(&self, stage: &str, rows: u64) {
+        self.bar.set_message(format!("{}: {stage}, {rows} rows", self.name));
+    }
+
     /// Rows that were read, where nothing is scored.
     pub fn show_rows(&self, rows: u64) {
         self.bar.set_message(format!("{}: {rows} rows", self.name));

@@ -72,14 +72,14 @@ impl Example {
     /// | graded lists (RM-Bench, RewardBench 2) | `chosen`, `rejected` as lists of strings | Ranked, gold 1 and 0 |
     /// | UltraFeedback | `instruction`, `completions[]` | Ranked |
     /// | k responses | `responses[]`, `scores[]`, `models[]`, or `response_1_text` .. and `all_scores` | Ranked |
-    /// | to score | a prompt and `response`; `messages` or `conversations` that end with the assistant | Single |
+    /// | to score | a prompt and `response` (+ `score`, `model`); `messages` or `conversations` that end with the assistant | Single |
     ///
     /// A null field counts as absent. A prompt that `chosen` and `rejected` repeat is not repeated. `system` or
     /// `system_prompt` (a string) comes before a prompt that has no system message of its own.
     ///
     /// `score_field` names a completion's gold score. Where it is `overall_score`, the schema's own aggregate, and no
     /// completion of the row has it, the mean of `annotations.*.Rating` stands in for all of them, else
-    /// `fine-grained_score`: a row has one scale. Any other name has no stand-in, so that a misspelt one is noticed:
+    /// `fine-grained_score`: a row has one scale. `mean-rating` is that mean itself. Any other name has no stand-in, so that a misspelt one is noticed:
     /// its completions are unscored.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod layering;
 mod malformed;
 mod plan;
 mod sandbox_split;
+mod split;
 mod training;
 mod weights;
 

@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 
 /// The score field that UltraFeedback aggregates its ratings into; the one with stand-ins.
 const OVERALL: &str = "overall_score";
+/// The name that asks for the mean of the ratings, whatever else there is.
+const MEAN_RATING: &str = "mean-rating";
 /// The older aggregate, of rows that have no ratings.
 const FINE_GRAINED: &str = "fine-grained_score";
 
@@ -40,6 +42,9 @@ impl<'a> Scale<'a> {
     /// The one scale that all completions of a row are compared on: ratings and overall scores have different ranges,
     /// so a completion that lacks the row's scale is unscored rather than scored on another.
     pub(super) fn of(completions: &[Value], score_field: &'a str) -> Self {
+        if score_field == MEAN_RATING {
+            return Scale::Ratings;
+        }
         if score_field != OVERALL || completions.iter().any(|c| c.get(score_field).is_some()) {
             return Scale::Field(score_field);
         }

@@ -40,7 +40,7 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
     } else if row.0.keys().any(|key| numbered(key).is_some()) {
         row.numbered_responses()
     } else if row.has("response") {
-        row.reply_to_score()
+        row.reply_to_score(score_field)
     } else if row.has("messages") {
         row.conversation_to_score("messages")
     } else if row.has("conversations") {
@@ -271,11 +271,16 @@ impl Row {
         self.example(RowKind::Ranked, prompt, responses)
     }
 
-    fn reply_to_score(mut self) -> Result<Example, String> {
+    /// One response. It may have been scored and its model named, as where each model has a file of its own.
+    fn reply_to_score(mut self, score_field: &str) -> Result<Example, String> {
         let messages = reply(self.take("response"), "response")?;
         let prompt = self.required_prompt()?;
         let messages = without_repeated(&prompt, messages, "response")?;
-        self.example(RowKind::Single, prompt, vec![Response { messages, score: None, model: None }])
+        // The row can be scored without it, so what is no number is passed over.
+        let mut scores = [score_field, "score"].into_iter().filter_map(|key| self.0.get(key));
+        let score = scores.find_map(|value| gold::score(value, "score").ok().flatten());
+        let model = self.take("model");
+        self.example(RowKind::Single, prompt, vec![Response { messages, score, model: label(model) }])
     }
 
     fn conversation_to_score(mut self, key: &str) -> Result<Example, String> {

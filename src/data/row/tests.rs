@@ -162,6 +162,14 @@ fn without_the_score_field_a_row_has_one_other_scale() {
 }
 
 #[test]
+fn the_mean_of_the_ratings_can_be_asked_for() {
+    let completion = |rating: &str| json!({"response": "x", "overall_score": 10, "annotations": {"a": {"Rating": rating}, "b": {"Rating": "4"}}});
+    let row = json!({"instruction": "p", "completions": [completion("1"), completion("N/A"), {"response": "y", "overall_score": 9}]});
+    let example = Example::from_json(row, "mean-rating").unwrap();
+    assert_eq!(scores(&example), [Some(2.5), Some(4.0), None]);
+}
+
+#[test]
 fn a_null_response_is_one_without_text() {
     let example = read(json!({"prompt": "p", "chosen": null, "rejected": "r"}));
     assert_eq!(texts(&example.responses[0].messages), [("assistant", "")]);
@@ -193,6 +201,16 @@ fn rows_to_score() {
         (example.kind, texts(&example.conversation(0))),
         (RowKind::Single, vec![("user", "p"), ("assistant", "a")])
     );
+    let with = |score: Value| {
+        let row = json!({"prompt": "p", "response": "a", "score": score, "model": "m", "gold": 2});
+        let of = |field| scores(&Example::from_json(row.clone(), field).unwrap())[0];
+        (of("overall_score"), of("gold"))
+    };
+    assert_eq!(with(json!(0.5)), (Some(0.5), Some(2.0)));
+    // What can be scored without its score is not refused for it.
+    assert_eq!(with(json!("good")), (None, Some(2.0)));
+    let example = read(json!({"prompt": "p", "response": "a", "model": "m"}));
+    assert_eq!(example.responses[0].model.as_deref(), Some("m"));
     let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
     let chat =
         json!([{"role": "user", "content": "p", "name": "n"}, {"role": "assistant", "content": parts}]);

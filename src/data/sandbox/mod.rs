@@ -12,7 +12,7 @@ mod world;
 
 use super::config::SandboxConfig;
 use super::source::SourceFile;
-use super::split::{self, SplitConfig};
+use super::split::{self, NearDuplicates, SplitConfig};
 use crate::base::{atomic, interrupt, rng};
 use crate::{Error, Result};
 use gold::{Features, features};
@@ -183,10 +183,17 @@ fn build(folder: &Path, config: SandboxConfig) -> Result<Stamp> {
     Ok(stamp)
 }
 
-/// How a sandbox is split: the four held-out generators, a fifth of the prompts.
+/// How a sandbox is split: the four held-out generators, a fifth of the prompts. Its prompts are a few templates with
+/// other numbers in them, near-duplicates all.
 fn split_config(world: &Path, seed: u64) -> SplitConfig {
     let valid = generators::heldout().iter().map(|g| g.name.to_owned()).collect();
-    SplitConfig { seed, valid_models: Some(valid), ..SplitConfig::new(vec![SourceFile::local(world)]) }
+    let near_duplicates = NearDuplicates::Off;
+    SplitConfig {
+        seed,
+        valid_models: Some(valid),
+        near_duplicates,
+        ..SplitConfig::new(vec![SourceFile::local(world)])
+    }
 }
 
 /// Distinct prompts in an order that the seed alone decides; a shorter sandbox is the beginning of a longer one.
