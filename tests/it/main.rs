@@ -12,6 +12,7 @@ mod layering;
 mod malformed;
 mod plan;
 mod sandbox_split;
+mod tensorboard;
 mod training;
 mod weights;
 
