@@ -11,6 +11,7 @@ mod hub;
 mod layering;
 mod malformed;
 mod plan;
+mod report;
 mod sandbox_split;
 mod tensorboard;
 mod training;
