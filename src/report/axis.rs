@@ -115,7 +115,7 @@ fn label(value: f64, step: f64, largest: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    if largest >= 1e5 || largest < 1e-3 {
+    if !(1e-3..1e5).contains(&largest) {
         return scientific(value, 2);
     }
     let power = step.log10().floor() as i32;

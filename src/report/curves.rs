@@ -81,7 +81,7 @@ impl Field {
             unit: self.unit,
             log: self.log,
             rule: self.rule,
-            moments: self.alarm.map(|rule| moments(runs, rule)).unwrap_or_default(),
+            moments: self.alarm.map(|rule| moments(runs, rule, None)).unwrap_or_default(),
             note: self.note,
             style: self.style,
         };
@@ -103,10 +103,13 @@ pub fn steps_of(run: &Run) -> Vec<f64> {
     run.steps.numbers().iter().map(|step| *step as f64).collect()
 }
 
-/// The alarms of a rule.
-pub fn moments(runs: &[Run], rule: &str) -> Vec<Moment> {
+/// The alarms of a rule; of those about sets the ones about `set`, if one is given.
+pub fn moments(runs: &[Run], rule: &str, set: Option<&str>) -> Vec<Moment> {
     let of_run = |(i, run): (usize, &Run)| {
-        let alarms = run.alarms.iter().filter(|alarm| alarm.rule == rule);
+        let alarms = run
+            .alarms
+            .iter()
+            .filter(|alarm| alarm.rule == rule && (set.is_none() || alarm.split.as_deref() == set));
         let moment = |alarm: &super::run::Alarm| Moment {
             class: run_class(i),
             step: alarm.step as f64,

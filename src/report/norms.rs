@@ -7,6 +7,7 @@ use super::figure::{Figure, LegendEntry, Table, sampled};
 use super::number::{figure, figure_or_nothing};
 use super::plot::{Plot, run_class};
 use super::series::{Series, mean};
+use super::svg::shortened;
 
 /// The levels of `hidden_norm_quantiles`, as people say them.
 const LEVELS: [&str; 7] = ["least", "5%", "25%", "median", "75%", "95%", "largest"];
@@ -18,7 +19,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         Field {
             log: true,
             alarm: Some("norm-growth"),
-            note: "The figure to watch: it explodes where rewards are told apart by the length of h instead of its \
+            note: "The figure to watch: it grows where rewards are told apart by the length of h instead of its \
                    direction.",
             ..field(
                 "Variance of hidden norms",
@@ -86,7 +87,7 @@ fn fans(runs: &[Run]) -> Vec<Figure> {
             plot.band(&format!("band b{depth} {class}"), &levels[low].x, &levels[low].y, &levels[high].y);
         }
         plot.line(&format!("curve {class}"), &levels[3].x, &levels[3].y);
-        let title = format!("Distribution of hidden norms, {}", run.name);
+        let title = format!("Distribution of hidden norms, {}", shortened(&run.name, 40));
         let ends: Vec<String> = LEVELS
             .iter()
             .zip(levels)
@@ -148,7 +149,7 @@ fn chosen_and_rejected(runs: &[Run]) -> Vec<Figure> {
     let Some(y) = Axis::linear(lines) else { return Vec::new() };
     let figure = |(run, lines): &(&Run, [Line; 2])| {
         let curves = Curves {
-            title: format!("Norms of chosen and rejected, {}", run.name),
+            title: format!("Norms of chosen and rejected, {}", shortened(&run.name, 40)),
             unit: "mean |h|; all runs on one axis",
             ..Curves::default()
         };

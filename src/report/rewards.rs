@@ -8,6 +8,7 @@ use super::histogram;
 use super::number::{figure, figure_or_nothing};
 use super::plot::{Plot, run_class};
 use super::series::{Series, mean, span_of};
+use super::svg::shortened;
 
 /// The figures, in order.
 pub fn figures(runs: &[Run]) -> Vec<Figure> {
@@ -15,7 +16,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
     let fields = [
         Field {
             alarm: Some("reward-drift"),
-            note: "Bradley-Terry alone says nothing of it; sum-to-zero holds it at 0.",
+            note: "Bradley-Terry alone says nothing of it; sum-to-zero pulls it to 0.",
             ..field("Mean reward", "mean over a step's sequences", "reward_mean")
         },
         field("Margin", "mean reward of chosen minus rejected", "margin_mean"),
@@ -74,7 +75,7 @@ fn bands(runs: &[Run]) -> Vec<Figure> {
         plot.band(&format!("band b0 {class}"), &spread.least.x, &spread.least.y, &spread.largest.y);
         plot.band(&format!("band b2 {class}"), &spread.low.x, &spread.low.y, &spread.high.y);
         plot.line(&format!("curve {class}"), &spread.mean.x, &spread.mean.y);
-        let title = format!("Rewards, {}", run.name);
+        let title = format!("Rewards, {}", shortened(&run.name, 40));
         let label = format!(
             "{title}, by step; at the end: mean {}, from {} to {}",
             figure_or_nothing(spread.mean.last()),

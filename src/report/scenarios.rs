@@ -9,6 +9,7 @@ use super::plot::run_class;
 use super::series::Series;
 use super::sets::{Gap, SetFigures, gap_between};
 use super::svg::shortened;
+use crate::base::figures::grouped;
 
 /// The set that the others are compared with.
 pub const IN_DOMAIN: &str = "in-domain";
@@ -139,7 +140,7 @@ fn course(runs: &[Run], sets: &[String]) -> Vec<Figure> {
             unit: "share of response pairs; all sets on one axis",
             rule: Some(0.5),
             style: Style::Dots,
-            moments: moments(runs, "gap"),
+            moments: moments(runs, "gap", Some(set)),
             ..Curves::default()
         };
         curves.figure(lines, curves.axis(&together).as_ref())
@@ -154,7 +155,7 @@ pub fn table(runs: &[Run]) -> Table {
         value.map(|value| figure_or_nothing(Some(value)))
     }
     let columns: [(&str, Cell); 17] = [
-        ("rows", |s| s.rows.map(|rows| crate::base::figures::grouped(rows))),
+        ("rows", |s| s.rows.map(grouped)),
         ("ties", |s| s.ties.map(|ties| ties.to_string())),
         ("longest wins", |s| s.longest_wins.map(share)),
         ("length-controlled accuracy", |s| s.length?.controlled_accuracy.map(share)),
