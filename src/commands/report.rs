@@ -42,8 +42,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let target = args.csv.as_deref().map(CsvTarget::of).transpose()?;
     let runs = read_all(&folders, &mut |hint| eprintln!("hint: {hint}"))?;
     if let Some(target) = &target {
-        write_csv(&runs, target)?;
-        eprintln!("steps: {}; evaluations: {}", target.metrics.display(), target.evals.display());
+        write_csv(&runs, target)?.iter().for_each(|path| eprintln!("{}: written", path.display()));
     }
     let out = match &args.out {
         Some(out) => out.clone(),

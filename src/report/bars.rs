@@ -1,11 +1,11 @@
 //! Figures of sets, a group a set and a bar or a point a run, with their intervals.
 
+use super::axis::Axis;
 use super::figure::{Figure, LegendEntry, Table};
 use super::number::NOTHING;
 use super::plot::{WIDTH, run_class};
 use super::sets::Interval;
 use super::svg::{Anchor, Svg, shortened};
-use crate::report::axis::Axis;
 
 const LEFT: f64 = 6.0;
 /// Room for a value and its interval at the right.

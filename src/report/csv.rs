@@ -34,16 +34,17 @@ impl CsvTarget {
 }
 
 /// Writes both tables: a row a line, columns the union of the runs' fields after `run` and `step`. The table of
-/// evaluations is left out where there are none.
+/// evaluations is left out where there are none. Returns the files that were written.
 ///
 /// # Errors
 /// [`Error::Io`] with the path.
-pub fn write(runs: &[Run], target: &CsvTarget) -> Result<()> {
+pub fn write<'t>(runs: &[Run], target: &'t CsvTarget) -> Result<Vec<&'t Path>> {
     atomic::write(&target.metrics, |out| write_steps(runs, out))?;
-    if runs.iter().any(|run| !run.evals.is_empty()) {
-        atomic::write(&target.evals, |out| write_evals(runs, out))?;
+    if runs.iter().all(|run| run.evals.is_empty()) {
+        return Ok(vec![&target.metrics]);
     }
-    Ok(())
+    atomic::write(&target.evals, |out| write_evals(runs, out))?;
+    Ok(vec![&target.metrics, &target.evals])
 }
 
 fn write_steps(runs: &[Run], out: &mut impl Write) -> io::Result<()> {

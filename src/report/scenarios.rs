@@ -78,7 +78,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         Some(bar(gap.accuracy, gap.ci95, None))
     });
     let slopes = groups(&|run, set| Some(bar(set_of(run, set)?.length?.reward_slope, None, None)));
-    let shares = Bars { write: Some(share), ..Bars::default() };
+    let shares = || Bars { write: Some(share), ..Bars::default() };
     let drawn = [
         Bars {
             title: "Accuracy",
@@ -88,7 +88,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
             rule: Some(0.5),
             mark: Some("picking the longer response."),
             note: "The line is chance.".into(),
-            ..shares
+            ..shares()
         }
         .figure(&accuracy, &names),
         Bars {
@@ -96,14 +96,15 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
             unit: "in-domain accuracy minus the set's, 95% interval",
             rule: Some(0.0),
             note: "Right of the line, the model does worse than on its own domain.".into(),
-            ..Bars { write: Some(share), ..Bars::default() }
+            ..shares()
         }
         .figure(&gaps, &names),
         Bars {
             title: "Kendall's tau",
             unit: "mean tau-b within a prompt, 95% interval",
             rule: Some(0.0),
-            ..Bars { write: Some(share), from_zero: true, ..Bars::default() }
+            from_zero: true,
+            ..shares()
         }
         .figure(&tau, &names),
         Bars {
@@ -111,7 +112,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
             unit: "standard deviations of the reward a doubling of the length",
             rule: Some(0.0),
             note: "Within prompts. Right of the line, longer responses are rewarded.".into(),
-            ..Bars { write: Some(share), ..Bars::default() }
+            ..shares()
         }
         .figure(&slopes, &names),
     ];

@@ -16,8 +16,7 @@ pub fn span_of(values: usize) -> usize {
 }
 
 impl Series {
-    /// # Panics
-    /// Never: what one of the two has more than the other is left out.
+    /// `y` is cut or filled up with gaps to the length of `x`.
     pub fn new(x: Vec<f64>, mut y: Vec<f64>) -> Self {
         y.resize(x.len(), f64::NAN);
         Self { x, y }
