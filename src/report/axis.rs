@@ -15,6 +15,9 @@ pub struct Axis {
 
 /// Room beyond the outermost values, as a share of the range.
 const ROOM: f64 = 0.05;
+/// Values beyond these sizes have no say in where an axis ends: arithmetic on it would not hold them.
+const LARGEST: f64 = 1e150;
+const SMALLEST_LOG: f64 = -290.0;
 /// An axis has about so many ticks.
 const TICKS: f64 = 5.0;
 
@@ -59,7 +62,8 @@ impl Axis {
 
     /// A logarithmic axis around the positive values; `None` if there are none.
     pub fn logarithmic(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let (lo, hi) = range(values.into_iter().filter(|value| *value > 0.0).map(f64::log10))?;
+        let logarithms = values.into_iter().filter(|value| (0.0..LARGEST).contains(value)).map(f64::log10);
+        let (lo, hi) = range(logarithms.filter(|logarithm| *logarithm > SMALLEST_LOG))?;
         let room = ((hi - lo) * ROOM).max(0.05);
         let (lo, hi) = (lo - room, hi + room);
         let exponents = lo.ceil() as i32..=hi.floor() as i32;
@@ -93,7 +97,7 @@ impl Axis {
 }
 
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    values.filter(|value| value.is_finite()).fold(None, |range, value| match range {
+    values.filter(|value| value.abs() < LARGEST).fold(None, |range, value| match range {
         None => Some((value, value)),
         Some((lo, hi)) => Some((value.min(lo), value.max(hi))),
     })

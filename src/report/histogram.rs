@@ -33,7 +33,7 @@ fn figure_of(runs: &[Run], set: &str) -> Option<Figure> {
     let edges = all.iter().flat_map(|bars| bars.bars.iter().flat_map(|(from, to, _)| [*from, *to]));
     let x = Axis::linear(edges)?;
     let densities = all.iter().flat_map(|bars| bars.bars.iter().map(|(_, _, density)| *density));
-    let highest = densities.fold(0.0, f64::max);
+    let highest = Some(densities.fold(0.0, f64::max)).filter(|density| *density > 0.0)?;
     let mut plot = Plot::new(x, Axis::of(0.0, 1.08 * highest), "reward");
     for Bars { run, bars, .. } in &all {
         let (mut x, mut y) = (Vec::new(), Vec::new());

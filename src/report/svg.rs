@@ -80,19 +80,19 @@ impl Svg {
         let _ = write!(self.0, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\"{anchor}>{text}</text>");
     }
 
-    /// A line through points; one whose height is NaN breaks it, and one between two breaks is a dot.
+    /// A line through points; one that is nowhere (NaN) breaks it, and one between two breaks is a dot.
     pub fn path(&mut self, class: &str, points: impl IntoIterator<Item = [f64; 2]>) {
         let mut path = String::new();
         let mut broken = true;
         for [x, y] in points {
-            if y.is_finite() {
+            if [x, y].iter().all(|c| c.is_finite()) {
                 let _ = write!(path, "{}{},{}", if broken { 'M' } else { 'L' }, Px(x), Px(y));
                 if broken {
                     // Of no length, it is seen only where nothing follows: line ends are round.
                     path.push_str("h0");
                 }
             }
-            broken = !y.is_finite();
+            broken = !(x.is_finite() && y.is_finite());
         }
         if !path.is_empty() {
             let _ = write!(self.0, "<path class=\"{class}\" d=\"{path}\"/>");
@@ -102,8 +102,9 @@ impl Svg {
     /// The area between two lines over the same x, in pieces where either has a gap.
     pub fn area(&mut self, class: &str, points: &[(f64, [f64; 2])]) {
         let mut path = String::new();
-        for piece in
-            points.split(|(_, ys)| ys.iter().any(|y| !y.is_finite())).filter(|piece| !piece.is_empty())
+        for piece in points
+            .split(|(x, ys)| [*x, ys[0], ys[1]].iter().any(|c| !c.is_finite()))
+            .filter(|piece| !piece.is_empty())
         {
             let there = piece.iter().map(|(x, [y, _])| (x, y));
             let back = piece.iter().rev().map(|(x, [_, y])| (x, y));

@@ -222,6 +222,35 @@ fn null_leaves_a_gap_and_a_missing_field_no_figure() {
 }
 
 #[test]
+fn extreme_values_make_a_page_all_the_same() {
+    let world = World::new();
+    let extremes = [1e308, -1e308, 5e-324, 0.0, -0.0, f64::MAX, f64::MIN, 1.0, 1.0 + f64::EPSILON, -1e-300];
+    for (name, shift) in [("a", 0), ("b", 3), ("c", 7)] {
+        let lines = (1..=12u64).map(|number| {
+            let mut line = step(if number == 12 { u64::MAX } else { number });
+            for (i, value) in line.as_object_mut().unwrap().values_mut().enumerate() {
+                if value.is_f64() {
+                    *value = json!(extremes[(i + shift + number as usize) % extremes.len()]);
+                }
+            }
+            line
+        });
+        world.run(name, &lines.collect::<Vec<_>>());
+    }
+    world.run("flat", &vec![step(1); 12]);
+    world.run(
+        "text",
+        &[json!({"kind": "step", "step": 1, "loss": "low", "hidden_norm_var": [1, 2], "lr": true})],
+    );
+    let histogram = json!({"splits": {"s": {"accuracy": 1e308, "accuracy_ci95": [-1e308, 1e308], "kendall_tau": 5e-324,
+        "rewards": {"histogram": {"edges": [-1e308, 0.0, 1e308], "counts": [1e308, 1e308]}}}}});
+    fs::write(world.path("flat/eval.json"), histogram.to_string()).unwrap();
+    for runs in [&["a", "b", "c", "flat", "text"][..], &["a"], &["flat"], &["text"]] {
+        assert_is_sound(&world.page(runs));
+    }
+}
+
+#[test]
 fn a_run_that_goes_on_is_read_up_to_its_last_whole_line() {
     let world = World::new();
     let run = world.run("a", &steps(3));
