@@ -12,6 +12,7 @@ mod parts;
 pub mod plan;
 mod preflight;
 mod progress;
+pub mod report;
 mod run_folder;
 pub mod sandbox;
 pub mod score;

@@ -93,6 +93,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         config: &config.train,
         memory,
         guard: &config.guard,
+        log: &config.log,
         eval_options: eval::Options {
             max_length: config.data.max_length,
             overlong: config.data.overlong,

@@ -27,6 +27,7 @@ pub struct RunConfig {
     pub optim: optim::Config,
     pub train: trainer::Config,
     pub guard: trainer::guard::Config,
+    pub log: trainer::log::Config,
 }
 
 impl RunConfig {
@@ -80,8 +81,8 @@ impl RunConfig {
 
     /// Whether a run that was started with `before` may go on with `self`.
     ///
-    /// What only says where and how often (device, memory, checkpoints), and what raises an alarm, may change; everything
-    /// that results depend on may not.
+    /// What only says where and how often (device, memory, checkpoints, logs), and what raises an alarm, may change;
+    /// everything that results depend on may not.
     ///
     /// # Errors
     /// [`Error::Config`] for the file `path` of `before`, with every line that differs.
@@ -93,6 +94,7 @@ impl RunConfig {
         allowed.train.save_every = self.train.save_every;
         allowed.train.keep_last = self.train.keep_last;
         allowed.guard = self.guard.clone();
+        allowed.log = self.log.clone();
         let (now, then) = (entries(&self.to_toml()), entries(&allowed.to_toml()));
         let keys: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
         let or_nothing = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
@@ -145,6 +147,7 @@ impl RunConfig {
         let train_place = root.place_of("train").cloned();
         let train = root.section("train").map(trainer::Config::read).unwrap_or_default();
         let guard = root.section("guard").map(trainer::guard::Config::read).unwrap_or_default();
+        let log = root.section("log").map(trainer::log::Config::read).unwrap_or_default();
 
         if model.tokenizer.as_deref() == Some(SANDBOX_TOKENIZER) && data.sandbox.is_none() {
             let text = "found \"sandbox\" without data.sandbox, expected a folder or a hub id (`rmtrain sandbox` \
@@ -163,7 +166,7 @@ impl RunConfig {
             }
         }
         root.finish();
-        Self { model, data, objective, optim, train, guard }
+        Self { model, data, objective, optim, train, guard, log }
     }
 
     /// The resolved configuration as TOML, every key explicit. Reading it back gives the same configuration.
@@ -175,6 +178,7 @@ impl RunConfig {
         self.optim.write(&mut out);
         self.train.write(&mut out);
         self.guard.write(&mut out);
+        self.log.write(&mut out);
         out.finish()
     }
 }
@@ -212,8 +216,13 @@ mod tests {
     fn a_run_goes_on_with_what_it_was_started_with() {
         let before = parse(&[]);
         let path = Path::new("runs/a/config.toml");
-        let change =
-            ["train.device=cpu", "train.save_every=5", "train.keep_last=9", "train.activations=keep"];
+        let change = [
+            "train.device=cpu",
+            "train.save_every=5",
+            "train.keep_last=9",
+            "train.activations=keep",
+            "log.tensorboard=true",
+        ];
         parse(&change).check_can_resume(&before, path).unwrap();
         let guard = [
             "guard.action=stop",

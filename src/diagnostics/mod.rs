@@ -4,8 +4,10 @@
 //! alone spreads |h|, and outliers in |h| are extreme rewards on unseen data (arXiv 2505.07271).
 
 pub mod moments;
+pub mod quantiles;
 
 use moments::{Moments, moments};
+use quantiles::quantiles;
 
 /// The diagnostics of one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +27,11 @@ pub struct StepDiagnostics {
     pub head_norm: f64,
     /// |h| over the step's 2B sequences.
     pub hidden_norm: Moments,
+    /// |h| over the same at [`quantiles::LEVELS`].
+    pub hidden_norm_quantiles: [f64; quantiles::LEVELS.len()],
+    /// Mean of |h_chosen|, and of |h_rejected|.
+    pub hidden_norm_chosen_mean: f64,
+    pub hidden_norm_rejected_mean: f64,
     /// Mean of |h_chosen - h_rejected|, the size of the Bradley-Terry gradient in W_p.
     pub hidden_diff_norm_mean: f64,
     /// Mean of cos(W_p, h).
@@ -47,6 +54,7 @@ pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
         // A zero vector has no direction; it adds nothing.
         if scale > 0.0 { r / scale } else { 0.0 }
     });
+    let side_mean = |side: usize| norms.iter().skip(side).step_by(2).sum::<f64>() / count;
     let reward = moments(rewards);
     StepDiagnostics {
         accuracy: pairs.clone().filter(|p| p[0] > p[1]).count() as f64 / count,
@@ -58,6 +66,9 @@ pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
         reward_max: reward.max,
         head_norm,
         hidden_norm: moments(&norms),
+        hidden_norm_quantiles: quantiles(&norms),
+        hidden_norm_chosen_mean: side_mean(0),
+        hidden_norm_rejected_mean: side_mean(1),
         hidden_diff_norm_mean: differences.sum::<f64>() / count,
         cos_mean: cosines.sum::<f64>() / rewards.len() as f64,
     }
@@ -87,6 +98,13 @@ mod tests {
         assert!((d.cos_mean - 0.0).abs() < 1e-7);
         assert!((d.hidden_norm.mean - 11.0 / 4.0).abs() < 1e-7);
         assert!((d.hidden_norm.max - 5.0).abs() < 1e-7);
+        // Norms 1, 5, 5 and 0: chosen are the first and the third.
+        assert!(
+            (d.hidden_norm_chosen_mean - 3.0).abs() < 1e-7
+                && (d.hidden_norm_rejected_mean - 2.5).abs() < 1e-7
+        );
+        assert!((d.hidden_norm_quantiles[0], d.hidden_norm_quantiles[6]) == (0.0, d.hidden_norm.max));
+        assert!((d.hidden_norm_quantiles[3] - 3.0).abs() < 1e-7, "{:?}", d.hidden_norm_quantiles);
         assert!((d.hidden_diff_norm_mean - (6.0 + 5.0) / 2.0).abs() < 1e-6);
         assert_eq!((d.margin_mean, d.reward_mean, d.reward_min, d.reward_max), (15.0, -5.0, -25.0, 5.0));
     }

@@ -2,8 +2,9 @@
 
 use super::config::{Config, Duration};
 use super::guard::{self, Alarm, Guard};
+use super::log::{self, Log};
 use super::memory::Memory;
-use super::metrics::{EvalLine, MetricsFile, StepLine};
+use super::metrics::{EvalLine, StepLine};
 use super::progress::Progress;
 use super::step::{StepPlan, step};
 use crate::base::interrupt;
@@ -51,6 +52,7 @@ pub struct Setup<'a> {
     /// Taken before anything but the model is on its device: what is free then is what the run may use.
     pub memory: Memory,
     pub guard: &'a guard::Config,
+    pub log: &'a log::Config,
     pub eval_options: eval::Options,
     pub eval_sets: Vec<EvalSet>,
     pub total_steps: u64,
@@ -129,7 +131,7 @@ struct Run<'a> {
     guard: Guard,
     optimizer: AdamW,
     gradients: optim::Gradients,
-    metrics: MetricsFile,
+    log: Log,
     checkpoints: Checkpoints,
     state: LoopState,
     progress: Progress,
@@ -169,10 +171,9 @@ impl<'a> Run<'a> {
         checkpoints.remove_temporaries()?;
         checkpoints.remove_after(state.step)?;
         checkpoint::remove_temporaries(folder)?;
-        let metrics_path = folder.join("metrics.jsonl");
-        let metrics = MetricsFile::open(&metrics_path, state.metrics_bytes)?;
+        let log = Log::open(folder, setup.log, state.metrics_bytes)?;
         let warmup = schedule::warmup_steps(optim, setup.total_steps);
-        let guard = Guard::replay(setup.guard, warmup, &metrics_path)?;
+        let guard = Guard::replay(setup.guard, warmup, &Log::metrics_path(folder))?;
         let plan = StepPlan {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
@@ -192,7 +193,7 @@ impl<'a> Run<'a> {
             guard,
             optimizer,
             gradients: model.gradients()?,
-            metrics,
+            log,
             checkpoints,
             progress: Progress::new(state.step, setup.total_steps),
             saved_step: resume.map(|(_, state)| state.step),
@@ -260,7 +261,7 @@ impl<'a> Run<'a> {
         if self.updating || self.state.step == 0 || self.saved_step == Some(self.state.step) {
             return;
         }
-        match self.metrics_back_to_step().and_then(|()| self.save()) {
+        match self.log_back_to_step().and_then(|()| self.save()) {
             Ok(path) => eprintln!("saved step {} before the error: {}", self.state.step, path.display()),
             Err(second) => eprintln!("warning: after \"{error}\", saving failed too: {second}"),
         }
@@ -290,7 +291,7 @@ impl<'a> Run<'a> {
         self.gradients.release();
         let seconds = started.elapsed().as_secs_f64();
         let line = StepLine::new(number, batch.epoch, lr, lambda, seconds, &result);
-        self.metrics.append(&line)?;
+        self.log.append(&line)?;
         self.progress.step(&line);
         let alarms = self.guard.step(&line);
         self.raise(&alarms)?;
@@ -298,7 +299,7 @@ impl<'a> Run<'a> {
         let signals = Signals { reward_mean: d.reward_mean, hidden_norm_var: d.hidden_norm.variance };
         self.state.lambda = lambda::held_after(&self.objective, lambda, signals);
         self.state.step = number;
-        self.state.metrics_bytes = self.metrics.bytes();
+        self.state.metrics_bytes = self.log.bytes();
         self.updating = false;
         Ok(())
     }
@@ -306,7 +307,7 @@ impl<'a> Run<'a> {
     fn raise(&mut self, alarms: &[Alarm]) -> Result<()> {
         alarms.iter().try_for_each(|alarm| {
             self.progress.alarm(alarm.step, &alarm.message);
-            self.metrics.append(alarm)
+            self.log.append(alarm)
         })
     }
 
@@ -330,7 +331,7 @@ impl<'a> Run<'a> {
             self.progress.note(&format!("evaluating {}", set.name));
             let (rows, encoder) = ((set.open)()?, self.encoder.clone());
             let report = evaluate_split(rows, encoder, &self.model, &self.eval_options, |_| {})?;
-            self.metrics.append(&EvalLine {
+            self.log.append(&EvalLine {
                 kind: "eval",
                 step: self.state.step,
                 split: &set.name,
@@ -344,7 +345,7 @@ impl<'a> Run<'a> {
             .filter_map(|(name, report)| self.guard.evaluated(self.state.step, name, report.accuracy))
             .collect();
         self.raise(&alarms)?;
-        self.state.metrics_bytes = self.metrics.bytes();
+        self.state.metrics_bytes = self.log.bytes();
         let judged = judge(self.config.best_metric.as_deref(), &splits)?;
         self.report = (!splits.is_empty())
             .then(|| EvalReport { model: self.folder.display().to_string(), splits: Splits(splits) });
@@ -360,13 +361,12 @@ impl<'a> Run<'a> {
     }
 
     /// Forgets the lines of an evaluation that was not finished.
-    fn metrics_back_to_step(&mut self) -> Result<()> {
-        self.metrics = MetricsFile::open(&self.folder.join("metrics.jsonl"), self.state.metrics_bytes)?;
-        Ok(())
+    fn log_back_to_step(&mut self) -> Result<()> {
+        self.log.cut_back(self.state.metrics_bytes)
     }
 
     fn interrupted(mut self) -> Result<Outcome> {
-        self.metrics_back_to_step()?;
+        self.log_back_to_step()?;
         let checkpoint = self.save()?;
         self.progress.finish();
         Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
@@ -384,8 +384,8 @@ impl<'a> Run<'a> {
             return Ok(self.checkpoints.path(step));
         }
         self.progress.note("saving");
-        self.metrics.sync()?;
-        let metrics_path = self.folder.join("metrics.jsonl");
+        self.log.sync()?;
+        let metrics_path = Log::metrics_path(self.folder);
         let metrics = std::fs::read_to_string(&metrics_path).map_err(Error::io(&metrics_path))?;
         let epochs = match self.config.duration {
             Duration::Epochs(epochs) => epochs,

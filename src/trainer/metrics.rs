@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one object a line, appended as the run goes, cut back to the checkpoint when it resumes.
 
 use super::step::StepResult;
+use crate::diagnostics::quantiles::LEVELS;
 use crate::eval::SplitReport;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,13 @@ pub struct StepLine {
     pub hidden_norm_var: f64,
     pub hidden_norm_skew: f64,
     pub hidden_norm_max: f64,
+    /// At [`LEVELS`]; absent, as the two means are, from lines of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_norm_quantiles: Option<[f64; LEVELS.len()]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_norm_chosen_mean: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_norm_rejected_mean: Option<f64>,
     pub hidden_diff_norm_mean: f64,
     pub cos_mean: f64,
     pub grad_norm: f64,
@@ -74,6 +82,9 @@ impl StepLine {
             hidden_norm_var: d.hidden_norm.variance,
             hidden_norm_skew: d.hidden_norm.skewness,
             hidden_norm_max: d.hidden_norm.max,
+            hidden_norm_quantiles: Some(d.hidden_norm_quantiles),
+            hidden_norm_chosen_mean: Some(d.hidden_norm_chosen_mean),
+            hidden_norm_rejected_mean: Some(d.hidden_norm_rejected_mean),
             hidden_diff_norm_mean: d.hidden_diff_norm_mean,
             cos_mean: d.cos_mean,
             grad_norm: result.grad_norm,

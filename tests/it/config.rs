@@ -57,6 +57,7 @@ fn the_smallest_configuration_takes_the_documented_defaults() {
     assert_eq!(config.optim, optim::Config::default());
     assert_eq!(config.train, trainer::Config::default());
     assert_eq!(config.guard, trainer::guard::Config::default());
+    assert_eq!(config.log, trainer::log::Config { tensorboard: false });
 }
 
 #[test]
@@ -554,9 +555,10 @@ proptest! {
     #[test]
     fn the_resolved_configuration_reads_back_as_itself(
         model in model(), data in data(), objective in objective(), optim in optim(), train in train(),
-        guard in guard(),
+        guard in guard(), tensorboard in any::<bool>(),
     ) {
-        let mut config = RunConfig { model, data, objective, optim, train, guard };
+        let log = trainer::log::Config { tensorboard };
+        let mut config = RunConfig { model, data, objective, optim, train, guard, log };
         if config.data.sandbox.is_some() && matches!(config.model.source, Source::Random(_)) {
             config.model.tokenizer = Some("sandbox".into());
         }

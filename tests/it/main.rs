@@ -13,8 +13,10 @@ mod hub;
 mod layering;
 mod malformed;
 mod plan;
+mod report;
 mod sandbox_split;
 mod split;
+mod tensorboard;
 mod training;
 mod weights;
 

@@ -37,34 +37,34 @@ eval_every = 8
 save_every = 3
 "#;
 
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("run.toml"), CONFIG).unwrap();
         Self(folder)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn fit(&self, out: &str, flags: &[&str]) -> Command {
+    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
         command.current_dir(self.0.path());
         command.args(["fit", "--config", "run.toml", "--out", out]).args(flags);
         command
     }
 
-    fn fitted(&self, out: &str, flags: &[&str]) -> PathBuf {
+    pub(crate) fn fitted(&self, out: &str, flags: &[&str]) -> PathBuf {
         succeed(self.fit(out, flags).output().unwrap());
         self.path(out)
     }
 }
 
 #[track_caller]
-fn succeed(output: Output) -> String {
+pub(crate) fn succeed(output: Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{:?}\n{stderr}", output.status);
     stderr
@@ -149,6 +149,15 @@ fn a_run_writes_what_it_promises_and_learns() {
         for field in fields {
             assert!(step[field].is_number(), "{field} of {step}");
         }
+        let quantiles: Vec<f64> =
+            step["hidden_norm_quantiles"].as_array().unwrap().iter().map(|q| q.as_f64().unwrap()).collect();
+        assert!(quantiles.len() == 7 && quantiles.is_sorted(), "{quantiles:?}");
+        assert_eq!(step["hidden_norm_max"], quantiles[6]);
+        let sides =
+            ["chosen", "rejected"].map(|side| step[format!("hidden_norm_{side}_mean")].as_f64().unwrap());
+        assert!(
+            (f64::midpoint(sides[0], sides[1]) - step["hidden_norm_mean"].as_f64().unwrap()).abs() < 1e-9
+        );
         let sum = step["loss_bt"].as_f64().unwrap() + 0.1 * step["loss_bsr"].as_f64().unwrap();
         assert!((step["loss"].as_f64().unwrap() - sum).abs() < 1e-12);
     }

@@ -1,0 +1,180 @@
+//! A run's folder as it was found.
+
+use super::configuration::Configuration;
+use super::sets::{EvalReport, SetFigures};
+use super::steps::Steps;
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// One run.
+#[derive(Debug)]
+pub struct Run {
+    /// What it is called in the report.
+    pub name: String,
+    /// `config.toml`; `None` where there is none.
+    pub(super) configuration: Option<Configuration>,
+    pub(super) steps: Steps,
+    pub(super) evals: Vec<EvalLine>,
+    pub(super) alarms: Vec<Alarm>,
+    /// `eval.json`, should there be one.
+    pub(super) report: Option<EvalReport>,
+    /// `final/` is there.
+    pub(super) finished: bool,
+}
+
+/// An evaluation in the course of training.
+#[derive(Debug)]
+pub(super) struct EvalLine {
+    pub step: u64,
+    pub split: String,
+    pub figures: SetFigures,
+    /// The line as it was written.
+    pub fields: Map<String, Value>,
+}
+
+/// An alarm of `[guard]`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Alarm {
+    pub step: u64,
+    pub rule: String,
+    #[serde(default)]
+    pub split: Option<String>,
+    #[serde(default)]
+    pub message: String,
+}
+
+#[derive(Deserialize)]
+struct EvalKey {
+    step: u64,
+    split: String,
+}
+
+/// Reads runs and gives them names that differ: the folders' own, or their paths where two folders share one.
+///
+/// What is odd but no obstacle goes to `hint`.
+///
+/// # Errors
+/// Those of the first run that cannot be read.
+pub fn read_all(folders: &[PathBuf], hint: &mut dyn FnMut(String)) -> Result<Vec<Run>> {
+    let mut runs = folders.iter().map(|folder| Run::read(folder, hint)).collect::<Result<Vec<_>>>()?;
+    let base = |folder: &PathBuf| {
+        let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
+        absolute
+            .file_name()
+            .map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned())
+    };
+    let names: Vec<String> = folders.iter().map(base).collect();
+    for (i, (run, folder)) in runs.iter_mut().zip(folders).enumerate() {
+        let unique = names.iter().filter(|name| **name == names[i]).count() == 1;
+        run.name = if unique { names[i].clone() } else { folder.display().to_string() };
+        if let same @ 1.. = folders[..i].iter().filter(|other| *other == folder).count() {
+            run.name += &format!(" ({})", same + 1);
+        }
+    }
+    Ok(runs)
+}
+
+impl Run {
+    fn read(folder: &Path, hint: &mut dyn FnMut(String)) -> Result<Self> {
+        let metrics = folder.join("metrics.jsonl");
+        if folder.is_dir() && !metrics.is_file() {
+            let reason = "holds no metrics.jsonl, expected the folder of a run (fit --out DIR)";
+            return Err(Error::Data { path: folder.into(), reason: reason.into() });
+        }
+        let configuration = Configuration::read(&folder.join("config.toml"))?;
+        if configuration.is_none() {
+            hint(format!("{}: no config.toml, so configurations are not compared", folder.display()));
+        }
+        let mut run = Self {
+            name: String::new(),
+            configuration,
+            steps: Steps::default(),
+            evals: Vec::new(),
+            alarms: Vec::new(),
+            report: EvalReport::read(&folder.join("eval.json"))?,
+            finished: folder.join("final").is_dir(),
+        };
+        run.read_metrics(&metrics, hint)?;
+        if run.steps.numbers().is_empty() {
+            let reason =
+                "found no line of kind \"step\", expected at least one: has the run made a step yet?";
+            return Err(Error::Data { path: metrics, reason: reason.into() });
+        }
+        run.steps.sort();
+        Ok(run)
+    }
+
+    fn read_metrics(&mut self, path: &Path, hint: &mut dyn FnMut(String)) -> Result<()> {
+        let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            file.read_until(b'\n', &mut line).map_err(Error::io(path))?;
+            if line.is_empty() {
+                break;
+            }
+            match self.read_line(line.trim_ascii()) {
+                Ok(()) => {}
+                Err(_) if line.last() != Some(&b'\n') => {
+                    hint(format!(
+                        "{}:{number}: the last line is not whole yet and was left out; a run that goes on writes it",
+                        path.display()
+                    ));
+                }
+                Err(reason) => {
+                    let reason =
+                        format!("found {reason}, expected a JSON object with a kind, as fit writes them");
+                    return Err(Error::Row { path: path.into(), line: number, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_line(&mut self, line: &[u8]) -> serde_json::Result<()> {
+        if line.is_empty() {
+            return Ok(());
+        }
+        let fields: Map<String, Value> = serde_json::from_slice(line)?;
+        match fields.get("kind").and_then(Value::as_str) {
+            Some("step") => self.steps.push(&fields)?,
+            Some("eval") => {
+                let EvalKey { step, split } = serde_json::from_value(Value::Object(fields.clone()))?;
+                let figures = serde_json::from_value(Value::Object(fields.clone()))?;
+                self.evals.push(EvalLine { step, split, figures, fields });
+            }
+            Some("alarm") => self.alarms.push(serde_json::from_value(Value::Object(fields))?),
+            // Lines of kinds to come.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The figures of each set, and where they are from: `eval.json`, else the last evaluation in training.
+    pub(super) fn sets(&self) -> (Vec<(&str, &SetFigures)>, String) {
+        if let Some(report) = &self.report {
+            let sets = report.splits.iter().map(|(name, set)| (name.as_str(), set)).collect();
+            return (sets, "eval.json".into());
+        }
+        let last = self.evals.iter().map(|line| line.step).max();
+        let of_last = self.evals.iter().filter(|line| Some(line.step) == last);
+        let sets = of_last.map(|line| (line.split.as_str(), &line.figures)).collect();
+        (
+            sets,
+            last.map_or_else(|| "no evaluation".into(), |step| format!("the evaluation after step {step}")),
+        )
+    }
+}
+
+/// A file's text; `None` where there is no such file.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
