@@ -35,7 +35,7 @@ fn eval(args: &[&str]) -> Result<(), Error> {
 }
 
 /// A tiny sequence-classification folder with a byte-level tokenizer: 256 bytes and two special tokens.
-fn write_model(folder: &Path) {
+pub(crate) fn write_model(folder: &Path) {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "intermediate_size": 40,
         "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,

@@ -8,6 +8,7 @@ mod data;
 mod engine;
 mod eval_score;
 mod hub;
+mod label;
 mod layering;
 mod malformed;
 mod plan;
