@@ -102,7 +102,9 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     let labelled = {
         let mut out = BufWriter::with_capacity(1 << 20, &mut output.file);
         let model = (model.tokenizer.clone(), model.scorer.as_ref());
-        label_rows(rows, model, (&options, &label), (&name, &mut out as &mut dyn Write), |done| bar.show(done))
+        label_rows(rows, model, (&options, &label), (&name, &mut out as &mut dyn Write), |done| {
+            bar.show(done)
+        })
     };
     let elapsed = bar.finish();
     let summary = labelled.inspect_err(|error| say_how_to_go_on(error, args))?;
@@ -176,7 +178,9 @@ fn report(summary: &LabelSummary, args: &LabelArgs, elapsed: Duration) {
         );
     }
     if *failed > 0 {
-        eprintln!("hint: {failed} rows could not be scored and hold an \"error\"; take them out before `split`");
+        eprintln!(
+            "hint: {failed} rows could not be scored and hold an \"error\"; take them out before `split`"
+        );
     }
     let seconds = elapsed.as_secs_f64();
     eprintln!(

@@ -167,8 +167,11 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
     };
     parts::check_length(&config, decoder.max_position_embeddings)?;
     let sources = datasets::Sources::of(&config.data)?;
-    let encoder: Arc<dyn EncodeConversation> =
-        Arc::new(CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: decoder.vocab_size, header: None });
+    let encoder: Arc<dyn EncodeConversation> = Arc::new(CheckedTokenizer {
+        tokenizer: Arc::new(tokenizer),
+        vocab_size: decoder.vocab_size,
+        header: None,
+    });
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");
     let store = PairStore::open_or_build(

@@ -36,9 +36,7 @@ impl RowsBar {
         let elapsed = self.start.elapsed();
         let (of, left) = match self.expected {
             None => (String::new(), String::new()),
-            Some(rows) => {
-                (format!(" of {rows}"), format!(", {}", time_left(done.rows, rows, elapsed)))
-            }
+            Some(rows) => (format!(" of {rows}"), format!(", {}", time_left(done.rows, rows, elapsed))),
         };
         self.bar.set_message(format!(
             "{}: {}{of} rows, {} sequences, {}{left}",

@@ -46,8 +46,11 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let sources = datasets::Sources::of(&config.data)?;
     let checkpoint = run.resume.as_ref().map(|(checkpoint, _)| checkpoint.as_path());
     let model = parts::load_model(config, checkpoint)?;
-    let encoder: Arc<dyn EncodeConversation> =
-        Arc::new(CheckedTokenizer { tokenizer: tokenizer.clone(), vocab_size: model.config().vocab_size, header: None });
+    let encoder: Arc<dyn EncodeConversation> = Arc::new(CheckedTokenizer {
+        tokenizer: tokenizer.clone(),
+        vocab_size: model.config().vocab_size,
+        header: None,
+    });
 
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");

@@ -209,7 +209,8 @@ mod tests {
         let label = LabelOptions { objectives: true, ..PLAIN };
         let scorer = IdScorer::default();
         let model: (Arc<dyn EncodeConversation>, &dyn SequenceScorer) = (Arc::new(ByteEncoder), &scorer);
-        let error = label_rows(rows, model, (&options, &label), ("out", &mut Vec::new()), |_| {}).unwrap_err();
+        let error =
+            label_rows(rows, model, (&options, &label), ("out", &mut Vec::new()), |_| {}).unwrap_err();
         assert_eq!(error.to_string(), "in.jsonl:1: the model has no objectives");
     }
 }

@@ -16,11 +16,8 @@ impl SequenceScorer for RewardModel {
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
         let scored = forward.rewards.iter().zip(forward.hidden.chunks_exact(width));
-        let scored = scored.map(|(&reward, hidden)| Scored {
-            reward,
-            hidden_norm: norm(hidden),
-            objectives: None,
-        });
+        let scored =
+            scored.map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden), objectives: None });
         Ok(by_group(groups, scored))
     }
 }

@@ -1,8 +1,8 @@
 //! What `score` does between its input and its output: rows back with their scores.
 
+use super::SequenceScorer;
 use super::evaluate::Progress;
 use super::rescore::{NullResponse, Rescored, ScoreOptions, rescore};
-use super::SequenceScorer;
 use crate::Result;
 use crate::data::RowKind;
 use crate::data::row::insert_keeping_own;
@@ -98,9 +98,9 @@ mod tests {
     use crate::Error;
     use crate::data::TokenGroup;
     use crate::data::source::Rows;
-    use crate::eval::{OnError, Scored};
     use crate::eval::scorer::tests::{IdScorer, reward_of};
     use crate::eval::test_support::ByteEncoder;
+    use crate::eval::{OnError, Scored};
     use std::io;
 
     fn rows(texts: &[&str]) -> Rows {

@@ -134,7 +134,7 @@ fn layer_shapes(hidden: usize, gating: &GatingConfig) -> Vec<[usize; 2]> {
 
 fn read_head(files: &WeightFiles, hidden: usize, gating: &GatingConfig) -> Result<GatedHead> {
     let objectives = gating.objectives;
-    let layer = |(i, [out, input])| -> Result<Dense> {
+    let layer = |(i, [out, input]): (usize, [usize; 2])| -> Result<Dense> {
         Ok(Dense {
             weight: files.read_f32(&format!("gating.layers.{i}.weight"), &[out, input])?,
             bias: files.read_f32(&format!("gating.layers.{i}.bias"), &[out])?,

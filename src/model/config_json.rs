@@ -112,7 +112,9 @@ pub fn read_config(folder: &Path) -> Result<ModelConfig> {
     };
     match parse(&json, Strictness::HuggingFace) {
         Ok(Parsed { decoder, head: Some(head), gating }) => Ok(ModelConfig { decoder, head, gating, json }),
-        Ok(Parsed { head: None, .. }) => fail(format!("architectures: missing, expected one of {}", architectures())),
+        Ok(Parsed { head: None, .. }) => {
+            fail(format!("architectures: missing, expected one of {}", architectures()))
+        }
         Err(problems) => match problems.as_slice() {
             [one] => fail(one.clone()),
             many => fail(format!("{} unsupported settings\n  - {}", many.len(), many.join("\n  - "))),
@@ -264,7 +266,9 @@ fn parse(json: &Map<String, Value>, strictness: Strictness) -> Result<Parsed, Ve
         })
     })();
     // Whatever is absent has left a problem behind; this is for the compiler, and honest if that ever changes.
-    config.map(|decoder| Parsed { decoder, head, gating }).ok_or_else(|| vec!["the shape is incomplete".to_owned()])
+    config
+        .map(|decoder| Parsed { decoder, head, gating })
+        .ok_or_else(|| vec!["the shape is incomplete".to_owned()])
 }
 
 fn architectures() -> String {

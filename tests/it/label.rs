@@ -28,7 +28,9 @@ fn floats(value: &Value) -> Vec<f64> {
 }
 
 fn groups(rows: &[Value]) -> Vec<TokenGroup> {
-    rows.iter().map(|row| TokenGroup { sequences: serde_json::from_value(row["ids"].clone()).unwrap() }).collect()
+    rows.iter()
+        .map(|row| TokenGroup { sequences: serde_json::from_value(row["ids"].clone()).unwrap() })
+        .collect()
 }
 
 fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
@@ -58,7 +60,8 @@ fn neither_sharing_nor_the_batch_changes_a_label() {
     let model = ArmoRm::load(&golden(), &Device::Cpu, None).unwrap();
     let mut groups = groups(&expected());
     // Two responses that differ before the header: it lies in their own part.
-    groups.push(TokenGroup { sequences: vec![groups[0].sequences[0].clone(), groups[2].sequences[1].clone()] });
+    groups
+        .push(TokenGroup { sequences: vec![groups[0].sequences[0].clone(), groups[2].sequences[1].clone()] });
     groups.push(TokenGroup { sequences: vec![groups[1].sequences[0].clone()] });
     let together = model.score(&groups).unwrap();
     let alone: Vec<_> = groups
@@ -112,9 +115,18 @@ fn a_wrong_folder_names_its_file_and_key() {
         (json!({"gating_token_pattern": [1, 261]}), "261 is past vocab_size 261"),
         (json!({"gating_token_pattern": null}), "missing, so Llama 3's [128009, 128006"),
         (json!({"gating_n_hidden": 2}), "tensor gating.layers.3.weight: found"),
-        (json!({"gating_hidden_dim": 25}), "tensor gating.layers.0.weight: found shape [24, 32], expected [25, 32]"),
-        (json!({"num_objectives": 18}), "tensor regression_layer.weight: found shape [19, 32], expected [18, 32]"),
-        (json!({"architectures": ["Qwen2ForRewardModelWithGating"], "model_type": "qwen2"}), "architectures: found"),
+        (
+            json!({"gating_hidden_dim": 25}),
+            "tensor gating.layers.0.weight: found shape [24, 32], expected [25, 32]",
+        ),
+        (
+            json!({"num_objectives": 18}),
+            "tensor regression_layer.weight: found shape [19, 32], expected [18, 32]",
+        ),
+        (
+            json!({"architectures": ["Qwen2ForRewardModelWithGating"], "model_type": "qwen2"}),
+            "architectures: found",
+        ),
     ] {
         let model = changed(folder.path(), keys);
         let error = ArmoRm::load(&model, &Device::Cpu, None).unwrap_err();
@@ -158,7 +170,10 @@ impl World {
     /// `rmtrain label` on the CPU by the golden model, in the world's folder.
     fn label(&self, arguments: &str) -> assert_cmd::Command {
         let mut command = rmtrain(self.0.path());
-        command.args(["label", "--device", "cpu", "--model"]).arg(golden()).args(arguments.split_whitespace());
+        command
+            .args(["label", "--device", "cpu", "--model"])
+            .arg(golden())
+            .args(arguments.split_whitespace());
         command
     }
 
@@ -200,7 +215,9 @@ fn labels_through_template_and_tokenizer_are_pytorchs() {
         .arg(golden())
         .assert()
         .success();
-    for ((row, scored), expected) in world.rows("out.jsonl").iter().zip(world.rows("scored.jsonl")).zip(expected()) {
+    for ((row, scored), expected) in
+        world.rows("out.jsonl").iter().zip(world.rows("scored.jsonl")).zip(expected())
+    {
         let judged = expected["judged"].as_array().unwrap();
         let scores: Vec<f64> = judged.iter().map(|j| j["score"].as_f64().unwrap()).collect();
         assert!(largest_difference(&floats(&row["scores"]), &scores) < 1e-5);
@@ -275,7 +292,9 @@ fn an_interrupt_finishes_the_window_and_says_how_to_go_on() {
     let arguments = "--input in.jsonl --output out.jsonl --batch-tokens 600";
     let child = world.spawn(arguments);
     let deadline = Instant::now() + Duration::from_secs(120);
-    while fs::metadata(world.path("out.jsonl")).map_or(0, |found| found.len()) == 0 && Instant::now() < deadline {
+    while fs::metadata(world.path("out.jsonl")).map_or(0, |found| found.len()) == 0
+        && Instant::now() < deadline
+    {
         std::thread::sleep(Duration::from_millis(2));
     }
     let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -302,7 +321,10 @@ fn another_input_model_or_setting_is_refused() {
     };
     refused(world.label("--input in.jsonl --output out.jsonl"), "--resume goes on with one that was begun");
     let resume = "--input in.jsonl --output out.jsonl --resume";
-    refused(world.label(&format!("{resume} --score-field other")), "--score-field: was overall_score, is other");
+    refused(
+        world.label(&format!("{resume} --score-field other")),
+        "--score-field: was overall_score, is other",
+    );
     refused(world.label(&format!("{resume} --reorder")), "--reorder: was false, is true");
     refused(world.label("--input out.jsonl --output out.jsonl --resume"), "is the same file as");
     world.write_ultrafeedback("in.jsonl", 13);
@@ -358,7 +380,8 @@ fn a_sequence_classification_folder_is_a_gold_model_too() {
 fn split_reads_what_label_wrote() {
     let Some(data) = shared("data/alpaca_eval_17models.jsonl") else { return };
     let world = World::new();
-    let head: String = fs::read_to_string(data).unwrap().lines().take(40).map(|line| format!("{line}\n")).collect();
+    let head: String =
+        fs::read_to_string(data).unwrap().lines().take(40).map(|line| format!("{line}\n")).collect();
     fs::write(world.path("in.jsonl"), head).unwrap();
     world.label("--input in.jsonl --output gold.jsonl --max-length 8192").assert().success();
     let split = "split --input gold.jsonl --out splits --valid-models claude,vicuna-7b,alpaca-7b,jina-chat";

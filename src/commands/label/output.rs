@@ -71,9 +71,7 @@ fn open(path: &Path) -> Result<File> {
     let file = file.map_err(Error::io(path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::checkpoint(path, "another rmtrain is writing this file"))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::checkpoint(path, "another rmtrain is writing this file")),
         // Some file systems have no locks; two writers are then the user's to avoid.
         Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
