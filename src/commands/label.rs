@@ -62,7 +62,10 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     for source in &sources {
         refuse_same_file(&source.path.to_string_lossy(), &args.output.to_string_lossy())?;
     }
-    let mut output = if args.resume { Output::resume(&args.output)? } else { Output::new(&args.output)? };
+    // Told at once; the file itself is opened when the model is there.
+    if !args.resume {
+        output::refuse_existing(&args.output)?;
+    }
     interrupt::install_saying("stopping after this window (once more to stop at once)");
 
     let inputs = survey(&sources)?;
@@ -85,6 +88,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
         objectives: args.objectives,
     };
     let settings = Settings::of(&label, options.max_length);
+    let mut output = if args.resume { Output::resume(&args.output)? } else { Output::new(&args.output)? };
     let mut state = State::new(inputs, state::Model::of(&model)?, settings);
     if output.rows > 0 {
         state.refuse_other(&State::read(&args.output)?, &args.output)?;

@@ -319,7 +319,7 @@ fn another_input_model_or_setting_is_refused() {
         let output = String::from_utf8(output).unwrap();
         assert!(output.contains(says), "{output:?} does not say {says:?}");
     };
-    refused(world.label("--input in.jsonl --output out.jsonl"), "--resume goes on with one that was begun");
+    refused(world.label("--input in.jsonl --output out.jsonl"), "--resume goes on with what was begun");
     let resume = "--input in.jsonl --output out.jsonl --resume";
     refused(
         world.label(&format!("{resume} --score-field other")),

@@ -17,17 +17,11 @@ impl Output {
     /// A file that is not there yet, or is empty.
     ///
     /// # Errors
-    /// [`Error::Usage`] where something is there; [`Error::Checkpoint`] where another process writes it; [`Error::Io`].
+    /// As [`refuse_existing`]; [`Error::Checkpoint`] where another process writes it; [`Error::Io`].
     pub fn new(path: &Path) -> Result<Self> {
         let file = open(path)?;
-        match file.metadata().map_err(Error::io(path))?.len() {
-            0 => Ok(Self { file, rows: 0 }),
-            bytes => Err(Error::Usage(format!(
-                "--output {}: found a file of {bytes} bytes, expected a new name; --resume goes on with one that was \
-                 begun",
-                path.display()
-            ))),
-        }
+        refuse_existing(path)?;
+        Ok(Self { file, rows: 0 })
     }
 
     /// The file as a run left it; what follows its last whole line is cut off.
@@ -55,6 +49,18 @@ impl Output {
         file.set_len(whole).map_err(Error::io(path))?;
         file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
         Ok(Self { file, rows })
+    }
+}
+
+/// # Errors
+/// [`Error::Usage`] where a file with something in it is there.
+pub(super) fn refuse_existing(path: &Path) -> Result<()> {
+    match path.metadata().map_or(0, |found| found.len()) {
+        0 => Ok(()),
+        bytes => Err(Error::Usage(format!(
+            "--output {}: found {bytes} bytes there, expected a new name; --resume goes on with what was begun",
+            path.display()
+        ))),
     }
 }
 
@@ -92,6 +98,7 @@ mod tests {
         output.file.write_all(b"{\"a\":1}\n{\"a\":2}\n{\"a\":").unwrap();
         assert!(Output::resume(&path).unwrap_err().to_string().contains("another rmtrain"));
         drop(output);
+        assert!(refuse_existing(&path).is_err());
         assert!(Output::new(&path).unwrap_err().to_string().contains("--resume"));
         let mut output = Output::resume(&path).unwrap();
         assert_eq!(output.rows, 2);
