@@ -90,7 +90,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     let settings = Settings::of(&label, options.max_length);
     let mut output = if args.resume { Output::resume(&args.output)? } else { Output::new(&args.output)? };
     let mut state = State::new(inputs, state::Model::of(&model)?, settings);
-    if output.rows > 0 {
+    if output.was_begun {
         state.refuse_other(&State::read(&args.output)?, &args.output)?;
     }
     state.write(&args.output)?;
@@ -104,7 +104,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     let bar = RowsBar::new("labelling").expecting(total - before);
     let name = args.output.display().to_string();
     let labelled = {
-        let mut out = BufWriter::with_capacity(1 << 20, &mut output.file);
+        let mut out = BufWriter::with_capacity(1 << 20, output.append(&args.output)?);
         let model = (model.tokenizer.clone(), model.scorer.as_ref());
         label_rows(rows, model, (&options, &label), (&name, &mut out as &mut dyn Write), |done| {
             bar.show(done)
@@ -112,7 +112,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     };
     let elapsed = bar.finish();
     let summary = labelled.inspect_err(|error| say_how_to_go_on(error, args))?;
-    output.file.sync_all().map_err(Error::io(&args.output))?;
+    output.sync(&args.output)?;
     state.complete_rows = Some(before + summary.done.rows);
     state.write(&args.output)?;
     report(&summary, args, elapsed);

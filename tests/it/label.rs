@@ -341,6 +341,10 @@ fn another_input_model_or_setting_is_refused() {
     refused(world.label(resume), "found 24 rows, expected at most the 12 of the input");
     fs::remove_file(world.path("out.jsonl.state.json")).unwrap();
     refused(world.label(resume), "out.jsonl.state.json: found no such file");
+    // A file that no run has begun stays as it is, whatever is in it.
+    fs::write(world.path("notes"), "{no line").unwrap();
+    refused(world.label("--input in.jsonl --output notes --resume"), "notes.state.json: found no such file");
+    assert_eq!(fs::read_to_string(world.path("notes")).unwrap(), "{no line");
 }
 
 #[test]

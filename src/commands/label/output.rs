@@ -5,12 +5,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom};
 use std::path::Path;
 
-/// The output, locked against a second process, at its end.
+/// The output, locked against a second process.
 #[derive(Debug)]
 pub(super) struct Output {
-    pub file: File,
+    file: File,
     /// Whole rows in it.
     pub rows: u64,
+    /// Bytes of these rows.
+    whole: u64,
+    /// Whether there was anything in it.
+    pub was_begun: bool,
 }
 
 impl Output {
@@ -21,15 +25,15 @@ impl Output {
     pub fn new(path: &Path) -> Result<Self> {
         let file = open(path)?;
         refuse_existing(path)?;
-        Ok(Self { file, rows: 0 })
+        Ok(Self { file, rows: 0, whole: 0, was_begun: false })
     }
 
-    /// The file as a run left it; what follows its last whole line is cut off.
+    /// The file as a run left it, which is not touched yet.
     ///
     /// # Errors
     /// [`Error::Row`] for a line that no run has written; otherwise as [`Output::new`].
     pub fn resume(path: &Path) -> Result<Self> {
-        let mut file = open(path)?;
+        let file = open(path)?;
         let (mut rows, mut whole) = (0, 0);
         let mut reader = BufReader::with_capacity(1 << 20, &file);
         let mut line = Vec::new();
@@ -46,28 +50,45 @@ impl Output {
             }
             whole += line.len() as u64;
         }
-        file.set_len(whole).map_err(Error::io(path))?;
-        file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
-        Ok(Self { file, rows })
+        let was_begun = file.metadata().map_err(Error::io(path))?.len() > 0;
+        Ok(Self { file, rows, whole, was_begun })
+    }
+
+    /// The file to write the next rows to; what followed the last whole line is cut off.
+    pub fn append(&mut self, path: &Path) -> Result<&mut File> {
+        self.file.set_len(self.whole).map_err(Error::io(path))?;
+        self.file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
+        Ok(&mut self.file)
+    }
+
+    /// Waits until the rows are on the disk.
+    pub fn sync(&self, path: &Path) -> Result<()> {
+        self.file.sync_all().map_err(Error::io(path))
     }
 }
 
 /// # Errors
 /// [`Error::Usage`] where a file with something in it is there.
 pub(super) fn refuse_existing(path: &Path) -> Result<()> {
-    match path.metadata().map_or(0, |found| found.len()) {
-        0 => Ok(()),
-        bytes => Err(Error::Usage(format!(
-            "--output {}: found {bytes} bytes there, expected a new name; --resume goes on with what was begun",
-            path.display()
+    match path.metadata() {
+        Err(_) => Ok(()),
+        Ok(found) if !found.is_file() => Err(not_a_file(path)),
+        Ok(found) if found.len() == 0 => Ok(()),
+        Ok(found) => Err(Error::Usage(format!(
+            "--output {}: found {} bytes there, expected a new name; --resume goes on with what was begun",
+            path.display(),
+            found.len()
         ))),
     }
 }
 
+fn not_a_file(path: &Path) -> Error {
+    Error::Usage(format!("--output {}: found a folder or device, expected a file", path.display()))
+}
+
 fn open(path: &Path) -> Result<File> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
-        let path = path.display();
-        return Err(Error::Usage(format!("--output {path}: found a folder or device, expected a file")));
+        return Err(not_a_file(path));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
@@ -95,14 +116,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/out.jsonl");
         let mut output = Output::new(&path).unwrap();
-        output.file.write_all(b"{\"a\":1}\n{\"a\":2}\n{\"a\":").unwrap();
+        let torn = b"{\"a\":1}\n{\"a\":2}\n{\"a\":";
+        output.append(&path).unwrap().write_all(torn).unwrap();
         assert!(Output::resume(&path).unwrap_err().to_string().contains("another rmtrain"));
         drop(output);
         assert!(refuse_existing(&path).is_err());
         assert!(Output::new(&path).unwrap_err().to_string().contains("--resume"));
         let mut output = Output::resume(&path).unwrap();
-        assert_eq!(output.rows, 2);
-        output.file.write_all(b"{\"a\":3}\n").unwrap();
+        assert_eq!((output.rows, output.was_begun), (2, true));
+        assert_eq!(fs::read(&path).unwrap(), torn, "nothing is cut before it is known to be ours");
+        output.append(&path).unwrap().write_all(b"{\"a\":3}\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
     }
 
