@@ -93,10 +93,9 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     if output.was_begun {
         state.refuse_other(&State::read(&args.output)?, &args.output)?;
     }
-    state.write(&args.output)?;
-
     let total = state.rows();
     let rows = after(Rows::of_files(sources), output.rows, total, &args.output)?;
+    state.write(&args.output)?;
     if output.rows > 0 {
         eprintln!("{} of {} rows are there already", grouped(output.rows), grouped(total));
     }

