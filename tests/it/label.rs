@@ -397,8 +397,7 @@ fn split_reads_what_label_wrote() {
         completions.clone().find(|c| c["response"] == *text).map(|c| c["overall_score"].as_f64().unwrap())
     };
     for row in world.rows("splits/train.jsonl") {
-        assert!(row["score_chosen"].as_f64() >= row["score_rejected"].as_f64());
-        let text = row["chosen"].as_array().map_or(&row["chosen"], |turns| &turns.last().unwrap()["content"]);
-        assert_eq!(gold(text), row["score_chosen"].as_f64());
+        assert!(row["chosen-rating"].as_f64() >= row["rejected-rating"].as_f64());
+        assert_eq!(gold(&row["chosen"]), row["chosen-rating"].as_f64());
     }
 }
