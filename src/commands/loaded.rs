@@ -8,9 +8,11 @@ use crate::data::{Message, Tokenizer};
 use crate::eval::{DEFAULT_BATCH_TOKENS, SequenceScorer};
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::config_json::{self, HeadKind};
-use crate::model::reward_model::HeadInit;
-use crate::model::{DeviceChoice, RewardModel};
+use crate::model::gating::last_occurrence;
+use crate::model::reward_model::{HeadInit, compute_dtype};
+use crate::model::{ArmoRm, DeviceChoice, RewardModel, weights};
 use crate::{Error, Result, hub};
+use candle_core::Device;
 use jiff::civil::Date;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +54,11 @@ pub struct LoadedModel {
     pub max_positions: usize,
     /// What reports call it: its folder, or its hub id.
     pub name: String,
+    /// Whether its scores come with those of many objectives.
+    pub has_objectives: bool,
+    /// The compute precision in force.
+    pub dtype: Dtype,
+    folder: PathBuf,
 }
 
 impl LoadedModel {
@@ -66,7 +73,8 @@ impl LoadedModel {
             return Err(Error::model(
                 folder.join("config.json"),
                 "found a language model without a reward head, expected a sequence-classification model \
-                 (architectures: LlamaForSequenceClassification or Qwen2ForSequenceClassification); \
+                 (architectures: LlamaForSequenceClassification, Qwen2ForSequenceClassification or \
+                 LlamaForRewardModelWithGating); \
                  `rmtrain fit` trains one from it",
             ));
         }
@@ -78,23 +86,47 @@ impl LoadedModel {
                 "hint: the chat template prints today's date, so scores change with the calendar; --date {today} fixes it"
             );
         }
-        let tokenizer =
-            CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
+        let header = config.gating.map(|gating| gating.header);
+        let has_objectives = header.is_some();
+        let tokenizer = CheckedTokenizer {
+            tokenizer: Arc::new(tokenizer),
+            vocab_size: config.decoder.vocab_size,
+            header,
+        };
+        let device = flags.device.open()?;
         Ok(Self {
-            scorer: load_scorer(&folder, flags)?,
+            scorer: load_scorer(&folder, config.head, &device, flags.dtype)?,
             tokenizer: Arc::new(tokenizer),
             max_positions: config.decoder.max_position_embeddings,
             name: if Path::new(model).is_dir() { folder.display().to_string() } else { model.to_owned() },
+            has_objectives,
+            dtype: compute_dtype(device.is_cpu(), flags.dtype),
+            folder,
         })
+    }
+
+    /// SHA-256 over `config.json` and the weights: two models that score alike have the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn weights_sha256(&self) -> Result<String> {
+        weights::fingerprint(&self.folder)
     }
 }
 
 /// The engine's part: the weights on their device.
-fn load_scorer(folder: &Path, flags: &ModelFlags) -> Result<Box<dyn SequenceScorer>> {
-    let device = flags.device.open()?;
+fn load_scorer(
+    folder: &Path,
+    head: HeadKind,
+    device: &Device,
+    dtype: Option<Dtype>,
+) -> Result<Box<dyn SequenceScorer>> {
+    if head == HeadKind::RewardModelWithGating {
+        return Ok(Box::new(ArmoRm::load(folder, device, dtype)?));
+    }
     // Never drawn: a folder without a head was refused above.
     let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-    Ok(Box::new(RewardModel::load(folder, &device, flags.dtype, head)?))
+    Ok(Box::new(RewardModel::load(folder, device, dtype, head)?))
 }
 
 /// The model folder that `model` means.
@@ -109,10 +141,13 @@ fn folder_of(model: &str) -> Result<PathBuf> {
     run_folder::final_of(path)
 }
 
-/// A tokenizer whose ids the model knows: an id past the embedding names its row instead of failing in a kernel.
+/// A tokenizer whose ids the model knows: an id past the embedding, or an assistant's header that is missing, names its
+/// row instead of failing in the engine.
 pub(super) struct CheckedTokenizer {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) vocab_size: usize,
+    /// Ids that every conversation must have, where the model reads the state at them.
+    pub(super) header: Option<Vec<u32>>,
 }
 
 impl EncodeConversation for CheckedTokenizer {
@@ -122,17 +157,26 @@ impl EncodeConversation for CheckedTokenizer {
 
     fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let ids = self.tokenizer.encode(messages)?;
-        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            None => Ok(ids),
-            Some(&id) => Err(Error::Tokenizer {
-                path: self.tokenizer.folder().join("tokenizer.json"),
-                reason: format!(
-                    "token {:?} has id {id}, the model's vocabulary ends at {}",
-                    self.tokenizer.tokens_of(&[id]).concat(),
-                    self.vocab_size.saturating_sub(1)
-                ),
-            }),
+        let path = || self.tokenizer.folder().join("tokenizer.json");
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let reason = format!(
+                "token {:?} has id {id}, the model's vocabulary ends at {}",
+                self.tokenizer.tokens_of(&[id]).concat(),
+                self.vocab_size.saturating_sub(1)
+            );
+            return Err(Error::Tokenizer { path: path(), reason });
         }
+        if let Some(header) = &self.header
+            && last_occurrence(&ids, header).is_none()
+        {
+            let reason = format!(
+                "the conversation has no {:?}, the assistant's header whose hidden state the model's gate reads; is \
+                 this the model's own chat template?",
+                self.tokenizer.tokens_of(header).concat()
+            );
+            return Err(Error::Tokenizer { path: path(), reason });
+        }
+        Ok(ids)
     }
 
     fn bos_token_id(&self) -> Option<u32> {

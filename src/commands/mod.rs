@@ -6,6 +6,7 @@ mod datasets;
 pub mod doctor;
 pub mod eval;
 pub mod fit;
+pub mod label;
 pub mod loaded;
 mod memory_text;
 mod parts;

@@ -190,8 +190,11 @@ fn plan(
     };
     parts::check_length(&config, decoder.max_position_embeddings)?;
     let sources = datasets::Sources::of(&config.data)?;
-    let encoder: Arc<dyn EncodeConversation> =
-        Arc::new(CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: decoder.vocab_size });
+    let encoder: Arc<dyn EncodeConversation> = Arc::new(CheckedTokenizer {
+        tokenizer: Arc::new(tokenizer),
+        vocab_size: decoder.vocab_size,
+        header: None,
+    });
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");
     let store = PairStore::open_or_build(
@@ -250,7 +253,7 @@ fn fetch_decoder(config: &RunConfig) -> Result<DecoderConfig> {
     match &config.model.source {
         Source::Path(source) => {
             let folder = hub::resolve_tokenizer(source, config.model.revision.as_deref())?;
-            Ok(config_json::read_config(&folder)?.decoder)
+            Ok(config_json::read_config(&folder)?.trainable(&folder)?.decoder)
         }
         Source::Random(shape) => DecoderConfig::from_json(shape)
             .map_err(|problems| Error::Config { path: "model.random".into(), problems }),

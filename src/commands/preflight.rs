@@ -129,7 +129,7 @@ impl Preflight {
     }
 
     fn check_model_folder(&mut self, folder: &Path) {
-        let decoder = match config_json::read_config(folder) {
+        let decoder = match config_json::read_config(folder).and_then(|config| config.trainable(folder)) {
             Ok(config) => config.decoder,
             Err(error) => {
                 self.problems.push(format!("model.path: {error}"));

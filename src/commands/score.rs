@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 /// `score_rejected` (a pair) added. Rows are read ahead in windows; standard output is written after each.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ScoreArgs {
-    /// A run directory (its final/), a checkpoint, a sequence-classification folder with one label, or a hub id
+    /// A run directory (its final/), a checkpoint, a sequence-classification folder with one label, ArmoRM,
+    /// or a hub id
     #[arg(long, value_name = "DIR")]
     pub model: String,
     /// JSONL (.gz, .zst too), a JSON array or Parquet, or hf://datasets/OWNER/NAME/FILE; `-` is standard input
@@ -146,7 +147,7 @@ fn special_file(output: &Path, to_stdout: bool) -> Result<Special> {
 }
 
 /// The output must not replace what is being read, under whatever name.
-fn refuse_same_file(input: &str, output: &str) -> Result<()> {
+pub(super) fn refuse_same_file(input: &str, output: &str) -> Result<()> {
     if input == "-" || output == "-" || !same_file(Path::new(input), Path::new(output)) {
         return Ok(());
     }

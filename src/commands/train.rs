@@ -47,8 +47,11 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let checkpoint = run.resume.as_ref().map(|(checkpoint, _)| checkpoint.as_path());
     let model = parts::load_model(config, checkpoint)?;
     let memory = Memory::of_loaded(&model, &config.train, config.optim.moments);
-    let encoder: Arc<dyn EncodeConversation> =
-        Arc::new(CheckedTokenizer { tokenizer: tokenizer.clone(), vocab_size: model.config().vocab_size });
+    let encoder: Arc<dyn EncodeConversation> = Arc::new(CheckedTokenizer {
+        tokenizer: tokenizer.clone(),
+        vocab_size: model.config().vocab_size,
+        header: None,
+    });
 
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");

@@ -1,13 +1,16 @@
 //! Rows: the schemas that are read, normalised into one [`Example`].
 //!
-//! `schema` tells the schemas apart, `text` reads messages, `gold` reads scores. What is not here: files (`source`)
-//! and what becomes of an example (`pairing`).
+//! `schema` tells the schemas apart, `text` reads messages, `gold` reads scores and `write_gold` writes them. What is not
+//! here: files (`source`) and what becomes of an example (`pairing`).
 
 mod gold;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod text;
+mod write_gold;
+
+pub use write_gold::{insert_keeping_own, swap_sides, write_gold};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -365,8 +365,8 @@ mod tests {
         struct Diverged;
         impl SequenceScorer for Diverged {
             fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let bad = Scored { reward: f64::INFINITY, hidden_norm: 1.0 };
-                Ok(groups.iter().map(|g| vec![bad; g.sequences.len()]).collect())
+                let bad = Scored { reward: f64::INFINITY, hidden_norm: 1.0, objectives: None };
+                Ok(groups.iter().map(|g| vec![bad.clone(); g.sequences.len()]).collect())
             }
         }
         let one = rows(vec![example(RowKind::Pair, &[("a", None), ("b", None)])]).into_iter();

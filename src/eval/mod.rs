@@ -4,15 +4,18 @@
 
 use crate::Result;
 use crate::data::TokenGroup;
+use crate::model::Objectives;
 
 mod accuracy;
 pub mod benchmark;
 pub mod bootstrap;
 mod evaluate;
 pub mod kendall;
+mod label;
 mod report;
 mod rescore;
 mod reward_model;
+mod score;
 mod scorer;
 mod table;
 mod tally;
@@ -23,17 +26,21 @@ mod window;
 pub use crate::data::Origin;
 pub use accuracy::{Agreement, Judged, agreement};
 pub use evaluate::{Options, Progress, evaluate_split};
+pub use label::{LabelOptions, LabelSummary, label_rows};
 pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
-pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
+pub use rescore::{OnError, ScoreOptions};
+pub use score::{ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};
 pub use table::table;
 
 /// What a sequence was given.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     pub reward: f64,
     /// Norm of the last token's hidden state after the final norm.
     pub hidden_norm: f64,
+    /// What the reward is made of, where the model has many objectives.
+    pub objectives: Option<Box<Objectives>>,
 }
 
 /// Anything that scores token sequences: a model on a device, or a stand-in for it in a test.

@@ -1,4 +1,5 @@
-//! Rows back with their scores, in order: what `score` does between its input and its output.
+//! Rows back with what their responses were given, in order: the one loop of `score` and `label`, which differ in how a
+//! row is answered.
 
 use super::evaluate::{Progress, encode_response, take_group, too_long};
 use super::scorer::score_groups;
@@ -9,7 +10,6 @@ use crate::data::tokenize::EncodeConversation;
 use crate::data::{Config, Example, RowKind, TokenGroup};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -33,13 +33,28 @@ pub struct ScoreOptions {
 }
 
 /// What was scored.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ScoreSummary {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rescored {
     pub done: Progress,
     /// Rows that came back as an error.
     pub failed: u64,
-    /// Fields that had a score's name in the input and are now called `input_..`, with the number of rows.
-    pub renamed: BTreeMap<&'static str, u64>,
+}
+
+/// A row whose responses are scored.
+pub(super) struct ScoredRow {
+    /// As it was read.
+    pub fields: Map<String, Value>,
+    pub kind: RowKind,
+    /// One of every response; `None` for those that were passed over.
+    pub scored: Vec<Option<Scored>>,
+}
+
+/// What is done about a response that is null in its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NullResponse {
+    /// It is scored as a response without text.
+    Score,
+    PassOver,
 }
 
 /// A row that was read but not yet scored.
@@ -47,33 +62,33 @@ struct Row {
     origin: Origin,
     fields: Map<String, Value>,
     kind: RowKind,
+    /// Which of the responses are scored.
+    asked: Vec<bool>,
     group: TokenGroup,
     tokens: usize,
 }
 
-/// Writes every row of `rows` to `out` as one line of JSON, with `score` (one response), `score_chosen` and
-/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added.
+/// Writes every row of `rows` to `out` as one line of JSON: what `answer` makes of it.
 ///
-/// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
 /// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
 ///
 /// # Errors
 /// A row's error under [`OnError::Fail`], after the rows before it are written; in both modes the source's errors
 /// that are not of one row, the scorer's, [`Error::Interrupted`], and [`Error::Io`] of `out`.
-pub fn score_rows(
+pub(super) fn rescore(
     rows: impl Iterator<Item = Result<RawRow>> + Send + 'static,
-    encoder: Arc<dyn EncodeConversation>,
-    scorer: &dyn SequenceScorer,
-    options: &ScoreOptions,
+    (encoder, scorer): (Arc<dyn EncodeConversation>, &dyn SequenceScorer),
+    (options, null_response): (&ScoreOptions, NullResponse),
     (out_name, out): (&str, &mut dyn Write),
+    mut answer: impl FnMut(ScoredRow) -> Result<Map<String, Value>, String>,
     mut progress: impl FnMut(Progress),
-) -> Result<ScoreSummary> {
+) -> Result<Rescored> {
     let max_length = options.max_length;
     let windows = Windows::spawn(
         rows,
         Limits::for_batches_of(options.batch_tokens),
         |row| row.as_ref().map_or(0, RawRow::bytes),
-        move |row: Result<RawRow>| prepare(row?, encoder.as_ref(), max_length),
+        move |row: Result<RawRow>| prepare(row?, encoder.as_ref(), max_length, null_response),
         |row: &Result<Row>| row.as_ref().map_or(0, |row| row.tokens),
     )?;
 
@@ -84,7 +99,7 @@ pub fn score_rows(
             .map_err(Error::io(out_name))
     };
     let is_kept = |error: &Error| options.on_error == OnError::Keep && matches!(error, Error::Row { .. });
-    let mut summary = ScoreSummary::default();
+    let (mut done, mut failed) = (Progress::default(), 0);
     for window in windows {
         let mut rows = window?;
         // What follows the row that ends the run need not be scored.
@@ -94,17 +109,18 @@ pub fn score_rows(
         let groups = rows.iter_mut().flatten().map(|row| take_group(&mut row.group)).collect();
         let mut scored = score_groups(scorer, groups, options.batch_tokens)?.into_iter();
         for row in rows {
-            summary.done.rows += 1;
-            let answer = row.and_then(|row| {
+            done.rows += 1;
+            let answered = row.and_then(|row| {
                 let scores = scored.next().unwrap_or_default();
-                summary.done.sequences += scores.len() as u64;
-                summary.done.tokens += row.tokens as u64;
-                answer(row, &scores, &mut summary.renamed)
+                done.sequences += scores.len() as u64;
+                done.tokens += row.tokens as u64;
+                let origin = row.origin.clone();
+                row.scored(scores).and_then(&mut answer).map_err(|reason| origin.error(reason))
             });
-            match answer {
+            match answered {
                 Ok(fields) => write(out, &Value::Object(fields))?,
                 Err(Error::Row { line, reason, .. }) if options.on_error == OnError::Keep => {
-                    summary.failed += 1;
+                    failed += 1;
                     write(out, &json!({ "line": line, "error": reason }))?;
                 }
                 Err(error) => {
@@ -114,13 +130,18 @@ pub fn score_rows(
             }
         }
         out.flush().map_err(Error::io(out_name))?;
-        progress(summary.done);
+        progress(done);
     }
-    Ok(summary)
+    Ok(Rescored { done, failed })
 }
 
 /// Parses and tokenizes one row.
-fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> Result<Row> {
+fn prepare(
+    row: RawRow,
+    encoder: &dyn EncodeConversation,
+    max_length: usize,
+    null_response: NullResponse,
+) -> Result<Row> {
     let origin = row.origin.clone();
     let value = row.value()?;
     // Which field holds gold scores makes no difference here.
@@ -129,8 +150,13 @@ fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> 
     let Value::Object(fields) = value else {
         return Err(origin.error("expected a JSON object"));
     };
-    let mut sequences = Vec::with_capacity(example.responses.len());
-    for response in 0..example.responses.len() {
+    let asked: Vec<bool> = example
+        .responses
+        .iter()
+        .map(|response| null_response == NullResponse::Score || !response.messages.is_empty())
+        .collect();
+    let mut sequences = Vec::with_capacity(asked.len());
+    for (response, _) in asked.iter().enumerate().filter(|(_, asked)| **asked) {
         let ids = encode_response(&origin, &example, response, encoder)?;
         if ids.len() > max_length {
             let which = match (example.kind, response) {
@@ -144,246 +170,17 @@ fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> 
         sequences.push(ids);
     }
     let tokens = sequences.iter().map(Vec::len).sum();
-    Ok(Row { origin, fields, kind: example.kind, group: TokenGroup { sequences }, tokens })
+    Ok(Row { origin, fields, kind: example.kind, asked, group: TokenGroup { sequences }, tokens })
 }
 
-/// The row's own fields and its scores.
-fn answer(
-    row: Row,
-    scores: &[Scored],
-    renamed: &mut BTreeMap<&'static str, u64>,
-) -> Result<Map<String, Value>> {
-    if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
-        return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
-    }
-    let rewards: Vec<f64> = scores.iter().map(|s| s.reward).collect();
-    with_scores(row.fields, row.kind, &rewards, renamed).map_err(|reason| row.origin.error(reason))
-}
-
-/// A row's fields with the scores of its responses added, in the form that goes with its kind.
-///
-/// # Errors
-/// As many scores as the kind cannot have.
-pub(super) fn with_scores(
-    mut fields: Map<String, Value>,
-    kind: RowKind,
-    rewards: &[f64],
-    renamed: &mut BTreeMap<&'static str, u64>,
-) -> Result<Map<String, Value>, String> {
-    let graded = graded_lists(&fields, rewards.len());
-    let rewards: Vec<Value> = rewards.iter().map(|reward| json!(reward)).collect();
-    let mut add = |key: &'static str, input_key: &'static str, score: Value| {
-        if let Some(own) = fields.insert(key.into(), score) {
-            *renamed.entry(key).or_default() += 1;
-            fields.entry(input_key).or_insert(own);
+impl Row {
+    /// Puts the scores in the places of the responses that were asked for.
+    fn scored(self, scores: Vec<Scored>) -> Result<ScoredRow, String> {
+        if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
+            return Err(format!("the model's reward is {}, which is not a score", bad.reward));
         }
-    };
-    match (kind, rewards.as_slice()) {
-        (RowKind::Single, [score]) => add("score", "input_score", score.clone()),
-        (RowKind::Pair, [chosen, rejected]) => {
-            add("score_chosen", "input_score_chosen", chosen.clone());
-            add("score_rejected", "input_score_rejected", rejected.clone());
-        }
-        (RowKind::Ranked, _) if let Some(chosen) = graded => {
-            let (chosen, rejected) = rewards.split_at(chosen);
-            add("score_chosen", "input_score_chosen", chosen.into());
-            add("score_rejected", "input_score_rejected", rejected.into());
-        }
-        (RowKind::Ranked, _) => add("scores", "input_scores", Value::Array(rewards)),
-        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", rewards.len())),
-    }
-    Ok(fields)
-}
-
-/// How many of the responses are the chosen ones, where a row holds lists of right and wrong answers.
-fn graded_lists(fields: &Map<String, Value>, responses: usize) -> Option<usize> {
-    let list = |key: &str| fields.get(key).and_then(Value::as_array).map(Vec::len);
-    let (chosen, rejected) = list("chosen").zip(list("rejected"))?;
-    (chosen + rejected == responses).then_some(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::source::Rows;
-    use crate::eval::scorer::tests::{IdScorer, reward_of};
-    use crate::eval::test_support::ByteEncoder;
-
-    fn rows(texts: &[&str]) -> Rows {
-        Rows::of_reader("in.jsonl", io::Cursor::new(texts.join("\n"))).unwrap()
-    }
-
-    fn score(
-        rows: impl Iterator<Item = Result<RawRow>> + Send + 'static,
-        on_error: OnError,
-        batch_tokens: usize,
-    ) -> (Result<ScoreSummary>, Vec<String>) {
-        let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error, batch_tokens };
-        let summary = score_rows(
-            rows,
-            Arc::new(ByteEncoder),
-            &IdScorer::default(),
-            &options,
-            ("out", &mut out),
-            |_| {},
-        );
-        (summary, String::from_utf8(out).unwrap().lines().map(String::from).collect())
-    }
-
-    fn reward(prompt: &str, response: &str) -> f64 {
-        reward_of(&ByteEncoder::ids(prompt, response))
-    }
-
-    #[test]
-    fn each_kind_is_answered_in_kind_and_keeps_its_fields() {
-        let (summary, lines) = score(
-            rows(&[
-                r#"{"zebra":1e-7,"prompt":"p","response":"r","n":1.0,"big":18446744073709551615}"#,
-                r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
-                r#"{"prompt":"p","responses":["a","b","c"],"nested":{"b":1,"a":[null,0.1]}}"#,
-                r#"{"prompt":"p","responses":[]}"#,
-            ]),
-            OnError::Fail,
-            1000,
-        );
-        let (a, b, c) = (reward("p", "a"), reward("p", "b"), reward("p", "c"));
-        assert_eq!(
-            lines,
-            [
-                format!(
-                    r#"{{"zebra":1e-7,"prompt":"p","response":"r","n":1.0,"big":18446744073709551615,"score":{:?}}}"#,
-                    reward("p", "r")
-                ),
-                format!(
-                    r#"{{"prompt":"p","chosen":"good","rejected":"bad","score_chosen":{:?},"score_rejected":{:?}}}"#,
-                    reward("p", "good"),
-                    reward("p", "bad")
-                ),
-                format!(
-                    r#"{{"prompt":"p","responses":["a","b","c"],"nested":{{"b":1,"a":[null,0.1]}},"scores":[{a:?},{b:?},{c:?}]}}"#
-                ),
-                r#"{"prompt":"p","responses":[],"scores":[]}"#.into(),
-            ]
-        );
-        let summary = summary.unwrap();
-        assert_eq!((summary.done.rows, summary.done.sequences, summary.failed), (4, 6, 0));
-    }
-
-    #[test]
-    fn lists_of_right_and_wrong_answers_are_answered_by_lists() {
-        let (_, lines) =
-            score(rows(&[r#"{"prompt":"p","chosen":["a","b"],"rejected":["c"]}"#]), OnError::Fail, 1000);
-        let row: Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(row["score_chosen"], json!([reward("p", "a"), reward("p", "b")]));
-        assert_eq!(row["score_rejected"], json!([reward("p", "c")]));
-        assert_eq!(row.get("scores"), None);
-    }
-
-    #[test]
-    fn scores_round_trip() {
-        let (_, lines) = score(rows(&[r#"{"prompt":"p","response":"r"}"#]), OnError::Fail, 1000);
-        let value: Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(value["score"].as_f64().unwrap().to_bits(), reward("p", "r").to_bits());
-    }
-
-    #[test]
-    fn a_gold_field_of_the_same_name_is_kept_under_another() {
-        let (summary, lines) = score(
-            rows(&[r#"{"prompt":"p","responses":["a"],"scores":[9.5],"id":"x"}"#]),
-            OnError::Fail,
-            1000,
-        );
-        let a = reward("p", "a");
-        assert_eq!(
-            lines,
-            [format!(r#"{{"prompt":"p","responses":["a"],"scores":[{a:?}],"id":"x","input_scores":[9.5]}}"#)]
-        );
-        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("scores", 1)]));
-    }
-
-    #[test]
-    fn a_bad_row_ends_the_run_after_the_rows_before_it() {
-        let bad = rows(&[r#"{"prompt":"p","response":"r"}"#, "{oops", r#"{"prompt":"p","response":"s"}"#]);
-        let (summary, lines) = score(bad, OnError::Fail, 1000);
-        let error = summary.unwrap_err();
-        assert!(error.to_string().starts_with("in.jsonl:2: "), "{error}");
-        assert_eq!((error.exit_code(), lines.len()), (2, 1));
-    }
-
-    #[test]
-    fn a_bad_row_comes_back_in_its_place_where_it_is_kept() {
-        let long = format!(r#"{{"prompt":"p","responses":["a","{}"]}}"#, "x".repeat(60));
-        let bad = rows(&[r#"{"prompt":"p","response":"r"}"#, "{oops", r#"{"prompt":1}"#, "[]", &long]);
-        let (summary, lines) = score(bad, OnError::Keep, 1000);
-        assert_eq!(summary.unwrap().failed, 4);
-        let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(lines.len(), 5);
-        for (at, needle) in
-            [(1, "key must be a string"), (2, "prompt"), (3, "object"), (4, "more than the 40")]
-        {
-            assert_eq!(lines[at]["line"], at + 1);
-            assert!(lines[at]["error"].as_str().unwrap().contains(needle), "{}", lines[at]);
-        }
-        assert!(lines[4]["error"].as_str().unwrap().ends_with("(response 2 of 2)"), "{}", lines[4]);
-        assert_eq!(lines[0]["score"], reward("p", "r"));
-    }
-
-    #[test]
-    fn an_error_of_the_file_ends_the_run_in_both_modes() {
-        let broken = Err(Error::Data { path: "in.gz".into(), reason: "ends in the middle".into() });
-        let broken = rows(&[r#"{"prompt":"p","response":"r"}"#]).chain([broken]);
-        let (summary, lines) = score(broken, OnError::Keep, 1000);
-        assert_eq!(summary.unwrap_err().to_string(), "in.gz: ends in the middle");
-        assert_eq!(lines.len(), 1);
-    }
-
-    #[test]
-    fn a_score_that_is_no_number_is_an_error_of_its_row() {
-        struct Diverged;
-        impl SequenceScorer for Diverged {
-            fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0 };
-                Ok(groups.iter().map(|g| vec![nan; g.sequences.len()]).collect())
-            }
-        }
-        let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99 };
-        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
-        score_rows(one, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {}).unwrap();
-        assert!(String::from_utf8(out).unwrap().contains("reward is NaN"));
-    }
-
-    #[test]
-    fn order_and_scores_do_not_depend_on_the_batch_size() {
-        let texts: Vec<String> = (0..700)
-            .map(|i| format!(r#"{{"prompt":"p{}","response":"{}"}}"#, i % 10, "x".repeat(i * 7 % 25)))
-            .collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let (_, expected) = score(rows(&texts), OnError::Fail, 1_000_000);
-        assert_eq!(expected.len(), 700);
-        for batch_tokens in [1, 50, 1000] {
-            assert_eq!(score(rows(&texts), OnError::Fail, batch_tokens).1, expected);
-        }
-    }
-
-    #[test]
-    fn a_reader_that_went_away_is_an_io_error_with_its_kind() {
-        struct Closed;
-        impl Write for Closed {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
-        let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
-        let scorer = IdScorer::default();
-        let error =
-            score_rows(one, Arc::new(ByteEncoder), &scorer, &options, ("stdout", &mut Closed), |_| {})
-                .unwrap_err();
-        assert!(matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe));
+        let mut scores = scores.into_iter();
+        let scored = self.asked.iter().map(|&asked| if asked { scores.next() } else { None }).collect();
+        Ok(ScoredRow { fields: self.fields, kind: self.kind, scored })
     }
 }

@@ -1,25 +1,40 @@
-//! The real model as a scorer.
+//! The real models as scorers.
 
 use super::{Scored, SequenceScorer};
 use crate::Result;
 use crate::data::TokenGroup;
 use crate::diagnostics::norm;
-use crate::model::{Keep, Pack, RewardModel};
+use crate::model::{ArmoRm, Keep, Pack, RewardModel};
 
 impl SequenceScorer for RewardModel {
     /// One forward pass over all groups, prefixes shared, nothing kept.
     fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
         let pack = Pack::new(groups);
-        if pack.last.is_empty() {
+        if pack.read.is_empty() {
             return Ok(vec![Vec::new(); groups.len()]);
         }
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
-        let mut scored = forward
-            .rewards
-            .iter()
-            .zip(forward.hidden.chunks_exact(width))
-            .map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden) });
-        Ok(groups.iter().map(|group| scored.by_ref().take(group.sequences.len()).collect()).collect())
+        let scored = forward.rewards.iter().zip(forward.hidden.chunks_exact(width));
+        let scored =
+            scored.map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden), objectives: None });
+        Ok(by_group(groups, scored))
     }
+}
+
+impl SequenceScorer for ArmoRm {
+    /// One forward pass over all groups, prefixes shared; the gate of a prompt is computed once.
+    fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+        let scored = ArmoRm::score(self, groups)?.into_iter().map(|judged| Scored {
+            reward: judged.score,
+            hidden_norm: norm(&judged.hidden),
+            objectives: Some(Box::new(judged.objectives)),
+        });
+        Ok(by_group(groups, scored))
+    }
+}
+
+/// Answers in order, in the shape of the question.
+fn by_group(groups: &[TokenGroup], mut scored: impl Iterator<Item = Scored>) -> Vec<Vec<Scored>> {
+    groups.iter().map(|group| scored.by_ref().take(group.sequences.len()).collect()).collect()
 }

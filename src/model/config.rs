@@ -40,6 +40,16 @@ pub enum Dtype {
     F16,
 }
 
+impl From<Dtype> for candle_core::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => candle_core::DType::F32,
+            Dtype::Bf16 => candle_core::DType::BF16,
+            Dtype::F16 => candle_core::DType::F16,
+        }
+    }
+}
+
 /// Standard deviation of a freshly drawn head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeadInitStd {

@@ -3,14 +3,17 @@
 //! Whatever would make the decoder compute something else than transformers does is refused by name; nothing is
 //! guessed. The tensors that a shape implies are in [`super::decoder_config`].
 
+mod export;
 mod fields;
+mod gating;
 mod rope;
 
 use super::config::Dtype;
 use super::decoder_config::{DecoderConfig, Family};
 use crate::base::{Error, Result, atomic};
 use fields::Fields;
-use serde_json::{Map, Value, json};
+pub use gating::GatingConfig;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The file's name in a model folder.
@@ -31,6 +34,8 @@ const MAX_POSITIONS: usize = 1 << 32;
 pub struct ModelConfig {
     pub decoder: DecoderConfig,
     pub head: HeadKind,
+    /// The gate's shape, with [`HeadKind::RewardModelWithGating`].
+    pub gating: Option<GatingConfig>,
     /// The whole file, for an export that keeps what we do not interpret.
     pub json: Map<String, Value>,
 }
@@ -42,14 +47,43 @@ pub enum HeadKind {
     CausalLm,
     /// A `score.weight` with one label, which is kept.
     SequenceClassification,
+    /// ArmoRM's: objectives weighed by a gate. It scores and is not trained.
+    RewardModelWithGating,
 }
 
 impl HeadKind {
+    const ALL: [HeadKind; 3] =
+        [HeadKind::CausalLm, HeadKind::SequenceClassification, HeadKind::RewardModelWithGating];
+
     fn class_suffix(self) -> &'static str {
         match self {
             HeadKind::CausalLm => "ForCausalLM",
             HeadKind::SequenceClassification => "ForSequenceClassification",
+            HeadKind::RewardModelWithGating => "ForRewardModelWithGating",
         }
+    }
+
+    /// The gated head has been published for Llama alone.
+    fn stands_on(self, family: Family) -> bool {
+        self != HeadKind::RewardModelWithGating || family == Family::Llama
+    }
+}
+
+impl ModelConfig {
+    /// The decoder, if this is a model that can be trained.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a gated reward model.
+    pub fn trainable(self, folder: &Path) -> Result<ModelConfig> {
+        if self.head != HeadKind::RewardModelWithGating {
+            return Ok(self);
+        }
+        Err(Error::model(
+            folder.join(FILE_NAME),
+            "found a multi-objective reward model with a gate (LlamaForRewardModelWithGating), which scores but is not \
+             trained; expected a causal language model or a sequence-classification model. `rmtrain label` writes its \
+             scores as gold",
+        ))
     }
 }
 
@@ -77,8 +111,10 @@ pub fn read_config(folder: &Path) -> Result<ModelConfig> {
         Err(error) => return fail(format!("not a JSON object: {error}")),
     };
     match parse(&json, Strictness::HuggingFace) {
-        Ok((decoder, Some(head))) => Ok(ModelConfig { decoder, head, json }),
-        Ok((_, None)) => fail(format!("architectures: missing, expected one of {}", architectures())),
+        Ok(Parsed { decoder, head: Some(head), gating }) => Ok(ModelConfig { decoder, head, gating, json }),
+        Ok(Parsed { head: None, .. }) => {
+            fail(format!("architectures: missing, expected one of {}", architectures()))
+        }
         Err(problems) => match problems.as_slice() {
             [one] => fail(one.clone()),
             many => fail(format!("{} unsupported settings\n  - {}", many.len(), many.join("\n  - "))),
@@ -101,7 +137,7 @@ pub fn write_config(
     pad_token_id: u32,
     dtype: Dtype,
 ) -> Result<()> {
-    let json = export(original, decoder, pad_token_id, dtype);
+    let json = export::export(original, decoder, pad_token_id, dtype);
     atomic::write(&folder.join(FILE_NAME), |out| {
         use std::io::Write;
         serde_json::to_writer_pretty(&mut *out, &json)?;
@@ -116,7 +152,7 @@ impl DecoderConfig {
     /// # Errors
     /// Every problem, each naming its key, what was found and what is supported.
     pub fn from_json(json: &Map<String, Value>) -> Result<DecoderConfig, Vec<String>> {
-        parse(json, Strictness::KnownKeys).map(|(decoder, _)| decoder)
+        parse(json, Strictness::KnownKeys).map(|parsed| parsed.decoder)
     }
 }
 
@@ -128,10 +164,13 @@ enum Strictness {
     KnownKeys,
 }
 
-fn parse(
-    json: &Map<String, Value>,
-    strictness: Strictness,
-) -> Result<(DecoderConfig, Option<HeadKind>), Vec<String>> {
+struct Parsed {
+    decoder: DecoderConfig,
+    head: Option<HeadKind>,
+    gating: Option<GatingConfig>,
+}
+
+fn parse(json: &Map<String, Value>, strictness: Strictness) -> Result<Parsed, Vec<String>> {
     let mut fields = Fields::new(json);
     let (family, head) = identify(&mut fields);
 
@@ -195,6 +234,9 @@ fn parse(
     if head == Some(HeadKind::SequenceClassification) {
         check_single_label(&mut fields);
     }
+    // A gated model's labels say nothing: its score is one number whatever they count.
+    let is_gated = head == Some(HeadKind::RewardModelWithGating);
+    let gating = is_gated.then(|| gating::read(&mut fields, vocab_size)).flatten();
     if strictness == Strictness::KnownKeys {
         fields.refuse_unknown();
     }
@@ -224,13 +266,15 @@ fn parse(
         })
     })();
     // Whatever is absent has left a problem behind; this is for the compiler, and honest if that ever changes.
-    config.map(|config| (config, head)).ok_or_else(|| vec!["the shape is incomplete".to_owned()])
+    config
+        .map(|decoder| Parsed { decoder, head, gating })
+        .ok_or_else(|| vec!["the shape is incomplete".to_owned()])
 }
 
 fn architectures() -> String {
     let mut names = Vec::new();
     for family in Family::ALL {
-        for head in [HeadKind::CausalLm, HeadKind::SequenceClassification] {
+        for head in HeadKind::ALL.into_iter().filter(|head| head.stands_on(family)) {
             names.push(format!("{}{}", family.class_prefix(), head.class_suffix()));
         }
     }
@@ -259,10 +303,10 @@ fn identify(fields: &mut Fields) -> (Option<Family>, Option<HeadKind>) {
         _ => None,
     });
     let parsed = class.and_then(|class| {
-        Family::ALL.into_iter().find_map(|family| match class.strip_prefix(family.class_prefix())? {
-            "ForCausalLM" => Some((family, HeadKind::CausalLm)),
-            "ForSequenceClassification" => Some((family, HeadKind::SequenceClassification)),
-            _ => None,
+        Family::ALL.into_iter().find_map(|family| {
+            let suffix = class.strip_prefix(family.class_prefix())?;
+            let mut heads = HeadKind::ALL.into_iter().filter(|head| head.stands_on(family));
+            heads.find(|head| head.class_suffix() == suffix).map(|head| (family, head))
         })
     });
     let Some((family, head)) = parsed else {
@@ -355,84 +399,6 @@ fn shown(value: &Value) -> String {
         None => text,
         Some((cut, _)) => format!("{}..", &text[..cut]),
     }
-}
-
-fn export(
-    original: &Map<String, Value>,
-    decoder: &DecoderConfig,
-    pad_token_id: u32,
-    dtype: Dtype,
-) -> Map<String, Value> {
-    let mut json = original.clone();
-    let head = HeadKind::SequenceClassification;
-    json.insert(
-        "architectures".into(),
-        json!([format!("{}{}", decoder.family.class_prefix(), head.class_suffix())]),
-    );
-    json.insert("model_type".into(), json!(decoder.family.model_type()));
-    for (key, value) in shape_keys(decoder, original) {
-        let slot = json.entry(key).or_insert(Value::Null);
-        if slot.is_null() {
-            *slot = value;
-        }
-    }
-    // transformers counts the labels in id2label; a second count could contradict it.
-    json.shift_remove("num_labels");
-    json.insert("id2label".into(), json!({"0": "LABEL_0"}));
-    json.insert("label2id".into(), json!({"LABEL_0": 0}));
-    json.insert("pad_token_id".into(), json!(pad_token_id));
-    let precision = match dtype {
-        Dtype::F32 => "float32",
-        Dtype::Bf16 => "bfloat16",
-        Dtype::F16 => "float16",
-    };
-    json.insert("torch_dtype".into(), json!(precision));
-    // The newer name of the same setting wins in transformers where both stand.
-    if json.contains_key("dtype") {
-        json.insert("dtype".into(), json!(precision));
-    }
-    json
-}
-
-/// The shape in config.json keys, for those that the original leaves out.
-fn shape_keys(decoder: &DecoderConfig, original: &Map<String, Value>) -> Vec<(&'static str, Value)> {
-    let mut keys = vec![
-        ("vocab_size", json!(decoder.vocab_size)),
-        ("hidden_size", json!(decoder.hidden_size)),
-        ("intermediate_size", json!(decoder.intermediate_size)),
-        ("num_hidden_layers", json!(decoder.num_layers)),
-        ("num_attention_heads", json!(decoder.num_heads)),
-        ("num_key_value_heads", json!(decoder.num_kv_heads)),
-        ("head_dim", json!(decoder.head_dim)),
-        ("hidden_act", json!("silu")),
-        ("max_position_embeddings", json!(decoder.max_position_embeddings)),
-        ("initializer_range", json!(decoder.initializer_range)),
-        ("rms_norm_eps", json!(decoder.rms_norm_eps)),
-        ("tie_word_embeddings", json!(decoder.tie_word_embeddings)),
-    ];
-    if original.get("rope_parameters").is_none_or(Value::is_null) {
-        keys.push(("rope_theta", json!(decoder.rope_theta)));
-        if let Some(scaling) = &decoder.rope_scaling {
-            keys.push((
-                "rope_scaling",
-                json!({
-                    "rope_type": "llama3",
-                    "factor": scaling.factor,
-                    "low_freq_factor": scaling.low_freq_factor,
-                    "high_freq_factor": scaling.high_freq_factor,
-                    "original_max_position_embeddings": scaling.original_max_position_embeddings,
-                }),
-            ));
-        }
-    }
-    match decoder.family {
-        Family::Llama => {
-            keys.push(("attention_bias", json!(decoder.qkv_bias)));
-            keys.push(("mlp_bias", json!(decoder.mlp_bias)));
-        }
-        Family::Qwen2 => keys.push(("use_sliding_window", json!(false))),
-    }
-    keys
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Decoder {
         self.freeze = freeze;
     }
 
-    /// Hidden states of the last tokens after the final norm, [S, H] in f32, and the tape if one was asked for.
+    /// Hidden states of the pack's read rows after the final norm, [S, H] in f32, and the tape if one was asked for.
     pub fn forward(
         &self,
         parameters: &Parameters,

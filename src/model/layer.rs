@@ -76,7 +76,8 @@ pub(super) struct Saved {
 }
 
 impl Layer {
-    /// `x` [N, H] to [N, H]; with `last_only`, what follows attention runs on the last tokens alone, to [S, H].
+    /// `x` [N, H] to [N, H]; with `last_only`, what follows attention runs on the pack's read rows alone,
+    /// to [S, H].
     pub(super) fn forward(&self, context: &Context, x: &Tensor, last_only: bool) -> Result<(Tensor, Saved)> {
         let Context { parameters, pack, table, heads, eps } = *context;
         let normed = rms_norm::forward(x, parameters.tensor(self.input_norm), eps)?;
@@ -166,12 +167,12 @@ impl Layer {
     }
 }
 
-/// The rows that go on: all, or those of the last tokens.
+/// The rows that go on: all, or those that are read, which are the last tokens' in training.
 fn rows(t: &Tensor, pack: &Pack, last_only: bool) -> Result<Tensor> {
-    if last_only { embedding::gather(t, &pack.last) } else { Ok(t.clone()) }
+    if last_only { embedding::gather(t, &pack.read) } else { Ok(t.clone()) }
 }
 
 /// The backward of [`rows`].
 fn spread(t: &Tensor, pack: &Pack, last_only: bool) -> Result<Tensor> {
-    if last_only { embedding::scatter(t, &pack.last, pack.tokens()) } else { Ok(t.clone()) }
+    if last_only { embedding::scatter(t, &pack.read, pack.tokens()) } else { Ok(t.clone()) }
 }

@@ -16,8 +16,9 @@ pub struct Pack {
     pub positions: Indices,
     /// Who attends to whom; the segments tile the row in order.
     pub families: Families,
-    /// Where each sequence's last token is, [S], groups and their sequences in order.
-    pub last: Indices,
+    /// The rows that go on after the last layer's attention: where each sequence's last token is, [S], groups and their
+    /// sequences in order. For scoring alone there may be more, see [`Pack::reading_too`].
+    pub read: Indices,
 }
 
 /// What a pack is made from.
@@ -56,15 +57,44 @@ impl Pack {
             ids: rows.ids.into(),
             positions: rows.positions.into(),
             families: families.into(),
-            last: last.into(),
+            read: last.into(),
         }
+    }
+
+    /// Reads the hidden states of inner tokens too: of sequence `s`, all groups counted through, the one at `inner[s]`.
+    ///
+    /// Returns for each sequence which of the read rows that is. A token that several sequences share is read once.
+    /// There is no backward from here.
+    pub fn reading_too(mut self, inner: &[usize]) -> (Self, Vec<usize>) {
+        let mut read = self.read.to_vec();
+        let mut chosen = Vec::with_capacity(inner.len());
+        let mut positions = inner.iter();
+        for family in &*self.families {
+            let first_of_family = read.len();
+            for (response, &position) in family.responses.iter().zip(&mut positions) {
+                let row = match position.checked_sub(family.prompt.len) {
+                    None => family.prompt.start + position,
+                    Some(own) => response.start + own,
+                } as u32;
+                let known = read[first_of_family..].iter().position(|&other| other == row);
+                chosen.push(match known {
+                    Some(at) => first_of_family + at,
+                    None => {
+                        read.push(row);
+                        read.len() - 1
+                    }
+                });
+            }
+        }
+        self.read = read.into();
+        (self, chosen)
     }
 
     /// Brings what kernels read of it to a GPU, before anything is computed there: a copy that is asked for later may
     /// wait for everything before it. Does nothing for the CPU.
     pub fn upload(&self, device: &Device) -> candle_core::Result<()> {
         if device.is_cuda() {
-            for indices in [&self.ids, &self.positions, &self.last] {
+            for indices in [&self.ids, &self.positions, &self.read] {
                 indices.on(device)?;
             }
             self.families.tiles(device)?;
@@ -83,7 +113,7 @@ impl Pack {
         self.families.iter().map(|family| family.prompt.start..end(family)).collect()
     }
 
-    /// The sequences of each group, as ranges of [`Pack::last`].
+    /// The sequences of each group, as ranges of [`Pack::read`].
     pub fn sequence_groups(&self) -> Vec<Range<usize>> {
         let mut start = 0;
         let next = |family: &Family| {
@@ -152,7 +182,7 @@ mod tests {
         let pack = Pack::new(&[group(&[&[1, 2, 3, 4], &[1, 2, 5]]), group(&[&[7, 8]])]);
         assert_eq!(*pack.ids, [1, 2, 3, 4, 5, 7, 8]);
         assert_eq!(*pack.positions, [0, 1, 2, 3, 2, 0, 1]);
-        assert_eq!(*pack.last, [3, 4, 6]);
+        assert_eq!(*pack.read, [3, 4, 6]);
         assert_eq!(pack.families[0].prompt, Segment { start: 0, len: 2 });
         assert_eq!(pack.families[1].prompt.len, 0);
         assert_eq!(pack.token_groups(), [0..5, 5..7]);
@@ -163,7 +193,18 @@ mod tests {
     fn identical_sequences_keep_a_last_token_each() {
         let pack = Pack::new(&[group(&[&[1, 2], &[1, 2]])]);
         assert_eq!(*pack.ids, [1, 2, 2]);
-        assert_eq!(*pack.last, [1, 2]);
+        assert_eq!(*pack.read, [1, 2]);
+    }
+
+    #[test]
+    fn inner_tokens_are_read_once_where_they_are_shared() {
+        let pack = Pack::new(&[group(&[&[1, 2, 3, 4], &[1, 2, 5]]), group(&[&[7, 8]])]);
+        let (pack, chosen) = pack.reading_too(&[1, 1, 0]);
+        assert_eq!(*pack.read, [3, 4, 6, 1, 5]);
+        assert_eq!(chosen, [3, 3, 4]);
+        let pack = Pack::new(&[group(&[&[1, 2, 3, 4], &[1, 2, 5]])]);
+        let (pack, chosen) = pack.reading_too(&[2, 1]);
+        assert_eq!((&*pack.read, &*chosen), (&[3, 4, 2, 1][..], &[2, 3][..]));
     }
 
     fn groups() -> impl Strategy<Value = Vec<Group>> {
@@ -177,7 +218,7 @@ mod tests {
         #[test]
         fn every_sequence_can_be_read_back(groups in groups()) {
             let pack = Pack::new(&groups);
-            let mut last = pack.last.iter();
+            let mut last = pack.read.iter();
             for (group, family) in groups.iter().zip(&*pack.families) {
                 let prompt = family.prompt.start..family.prompt.start + family.prompt.len;
                 for (sequence, response) in group.iter().zip(&family.responses) {
@@ -191,6 +232,20 @@ mod tests {
                 }
             }
             prop_assert_eq!(pack.tokens(), groups.iter().map(|group| packed_tokens(group)).sum::<usize>());
+        }
+
+        #[test]
+        fn an_inner_token_is_the_one_at_its_position(groups in groups(), seed in 0usize..1000) {
+            let sequences: Vec<&Vec<u32>> = groups.iter().flatten().collect();
+            let inner: Vec<usize> =
+                sequences.iter().enumerate().map(|(i, ids)| (seed + 7 * i) % ids.len()).collect();
+            let (pack, chosen) = Pack::new(&groups).reading_too(&inner);
+            prop_assert_eq!(chosen.len(), sequences.len());
+            for ((ids, &position), &row) in sequences.iter().zip(&inner).zip(&chosen) {
+                let token = pack.read[row] as usize;
+                prop_assert_eq!(pack.ids[token], ids[position]);
+                prop_assert_eq!(pack.positions[token] as usize, position);
+            }
         }
 
         #[test]

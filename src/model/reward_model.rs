@@ -62,7 +62,8 @@ impl RewardModel {
     /// # Errors
     /// [`Error::Model`] naming the file and the key or tensor; [`Error::Tensor`] if the device refuses.
     pub fn load(folder: &Path, device: &Device, dtype: Option<Dtype>, head: HeadInit) -> Result<Self> {
-        let ModelConfig { decoder: config, head: kind, json } = config_json::read_config(folder)?;
+        let ModelConfig { decoder: config, head: kind, json, .. } =
+            config_json::read_config(folder)?.trainable(folder)?;
         let files = WeightFiles::open(folder)?;
         let head_is_drawn = kind == HeadKind::CausalLm;
         let stored: Vec<_> = config
@@ -125,11 +126,7 @@ impl RewardModel {
         values: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
         let dtype = compute_dtype(device.is_cpu() && !cuda::is_emulated(), dtype);
-        let mut parameters = Parameters::new(match dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-        });
+        let mut parameters = Parameters::new(dtype.into());
         for (name, shape) in config.parameter_shapes() {
             parameters.add(&name, &values(&name, &shape)?, shape.len() > 1)?;
         }

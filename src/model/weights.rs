@@ -15,7 +15,7 @@ pub use safetensors::Dtype as StoredDtype;
 pub use write::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, Values, write_model, write_safetensors};
 
 use crate::base::nearest::edit_distance;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, atomic};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -285,6 +285,25 @@ fn open_sharded(folder: &Path, index_path: &Path) -> Result<WeightFiles> {
         ));
     }
     Ok(WeightFiles { place: folder.to_path_buf(), files, tensors, metadata: BTreeMap::new() })
+}
+
+/// SHA-256, in hexadecimal, over `config.json` and every safetensors file of a model folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn fingerprint(folder: &Path) -> Result<String> {
+    let mut names = vec![super::config_json::FILE_NAME.to_owned()];
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let hashes: Vec<String> =
+        names.par_iter().map(|name| atomic::sha256(&folder.join(name))).collect::<Result<_>>()?;
+    let lines: String = names.iter().zip(hashes).map(|(name, hash)| format!("{hash}  {name}\n")).collect();
+    Ok(atomic::sha256_of(lines.as_bytes()))
 }
 
 /// What to say about a folder without safetensors files.

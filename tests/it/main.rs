@@ -10,6 +10,7 @@ mod doctor;
 mod engine;
 mod eval_score;
 mod hub;
+mod label;
 mod layering;
 mod malformed;
 mod plan;

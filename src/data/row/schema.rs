@@ -22,31 +22,69 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
         }
     }
     fields.retain(|_, value| !value.is_null());
+    let schema = Schema::of(&fields)?;
     let row = Row(fields);
-    match (row.has("chosen"), row.has("rejected")) {
-        (true, true) => return row.comparison(),
-        (true, false) => return Err("found chosen without rejected, expected both".into()),
-        (false, true) => return Err("found rejected without chosen, expected both".into()),
-        (false, false) => {}
+    match schema {
+        Schema::Comparison => row.comparison(),
+        Schema::GradedLists => row.graded_lists(),
+        Schema::StackExchange => row.stack_exchange(),
+        Schema::LabelledPair => row.labelled_pair(),
+        Schema::Completions => row.completions(score_field),
+        Schema::Responses => row.responses(score_field),
+        Schema::Numbered => row.numbered_responses(),
+        Schema::Reply => row.reply_to_score(score_field),
+        Schema::Conversation(key) => row.conversation_to_score(key),
     }
-    if row.has("response_j") && row.has("response_k") {
-        row.stack_exchange()
-    } else if row.has("response_A") && row.has("response_B") {
-        row.labelled_pair()
-    } else if row.has("completions") {
-        row.completions(score_field)
-    } else if row.has("responses") {
-        row.responses(score_field)
-    } else if row.0.keys().any(|key| numbered(key).is_some()) {
-        row.numbered_responses()
-    } else if row.has("response") {
-        row.reply_to_score(score_field)
-    } else if row.has("messages") {
-        row.conversation_to_score("messages")
-    } else if row.has("conversations") {
-        row.conversation_to_score("conversations")
-    } else {
-        Err(format!("found the keys {}; {EXPECTED}", keys(&row.0)))
+}
+
+/// The schemas, in the order in which they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Schema {
+    Comparison,
+    GradedLists,
+    StackExchange,
+    LabelledPair,
+    Completions,
+    Responses,
+    Numbered,
+    Reply,
+    /// Under this key.
+    Conversation(&'static str),
+}
+
+impl Schema {
+    /// Which schema a row has. A null field counts as absent, but for one side of a comparison beside the other.
+    pub(super) fn of(fields: &Map<String, Value>) -> Result<Self, String> {
+        let has = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
+        let sides = |a: &str, b: &str| has(a) && fields.contains_key(b);
+        if sides("chosen", "rejected") || sides("rejected", "chosen") {
+            let is_graded = ["chosen", "rejected"].iter().any(|side| is_list_of_strings(&fields[*side]));
+            return Ok(if is_graded { Schema::GradedLists } else { Schema::Comparison });
+        }
+        match (has("chosen"), has("rejected")) {
+            (true, _) => return Err("found chosen without rejected, expected both".into()),
+            (_, true) => return Err("found rejected without chosen, expected both".into()),
+            (false, false) => {}
+        }
+        Ok(if has("response_j") && has("response_k") {
+            Schema::StackExchange
+        } else if has("response_A") && has("response_B") {
+            Schema::LabelledPair
+        } else if has("completions") {
+            Schema::Completions
+        } else if has("responses") {
+            Schema::Responses
+        } else if fields.iter().any(|(key, value)| numbered(key).is_some() && !value.is_null()) {
+            Schema::Numbered
+        } else if has("response") {
+            Schema::Reply
+        } else if has("messages") {
+            Schema::Conversation("messages")
+        } else if has("conversations") {
+            Schema::Conversation("conversations")
+        } else {
+            return Err(format!("found the keys {}; {EXPECTED}", keys(fields)));
+        })
     }
 }
 
@@ -119,9 +157,6 @@ impl Row {
 
     /// `chosen` and `rejected` in any of their forms.
     fn comparison(mut self) -> Result<Example, String> {
-        if is_list_of_strings(&self.0["chosen"]) || is_list_of_strings(&self.0["rejected"]) {
-            return self.graded_lists();
-        }
         let (chosen, rejected) = (self.take("chosen"), self.take("rejected"));
         let whole = chosen.is_array() && rejected.is_array();
         let (chosen, rejected) = (reply(chosen, "chosen")?, reply(rejected, "rejected")?);
@@ -312,7 +347,7 @@ impl Row {
 }
 
 /// `i` of `response_{i}_text`; a sane bound keeps a hostile index from becoming a loop.
-fn numbered(key: &str) -> Option<usize> {
+pub(super) fn numbered(key: &str) -> Option<usize> {
     let digits = key.strip_prefix("response_")?.strip_suffix("_text")?;
     digits.parse().ok().filter(|i| (1..=4096).contains(i))
 }

@@ -3,7 +3,7 @@
 use super::{BenchReport, Outputs, Rule, ScoredRow, reward_bench_2};
 use crate::Result;
 use crate::base::atomic;
-use crate::eval::rescore::with_scores;
+use crate::eval::score::with_scores;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
