@@ -60,6 +60,25 @@ impl LoadedModel {
     /// # Errors
     /// What is wrong with the folder, its tokenizer or its weights, naming the file.
     pub fn load(model: &str, flags: &ModelFlags) -> Result<Self> {
+        ModelFolder::open(model, flags)?.load()
+    }
+}
+
+/// A model of which everything but the weights is read, so that what is wrong with it is told before they are.
+pub struct ModelFolder {
+    folder: PathBuf,
+    flags: ModelFlags,
+    tokenizer: Arc<dyn EncodeConversation>,
+    max_positions: usize,
+    name: String,
+}
+
+impl ModelFolder {
+    /// Opens `model`, see [`LoadedModel::load`].
+    ///
+    /// # Errors
+    /// What is wrong with the folder or its tokenizer, naming the file.
+    pub fn open(model: &str, flags: &ModelFlags) -> Result<Self> {
         let folder = folder_of(model)?;
         let config = config_json::read_config(&folder)?;
         if config.head == HeadKind::CausalLm {
@@ -81,10 +100,24 @@ impl LoadedModel {
         let tokenizer =
             CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
         Ok(Self {
-            scorer: load_scorer(&folder, flags)?,
             tokenizer: Arc::new(tokenizer),
             max_positions: config.decoder.max_position_embeddings,
             name: if Path::new(model).is_dir() { folder.display().to_string() } else { model.to_owned() },
+            flags: flags.clone(),
+            folder,
+        })
+    }
+
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// What is wrong with them, or with the device.
+    pub fn load(self) -> Result<LoadedModel> {
+        Ok(LoadedModel {
+            scorer: load_scorer(&self.folder, &self.flags)?,
+            tokenizer: self.tokenizer,
+            max_positions: self.max_positions,
+            name: self.name,
         })
     }
 }

@@ -189,6 +189,7 @@ mod tests {
             kind: RowKind::Ranked,
             id: None,
             source: None,
+            subset: None,
             prompt: vec![Message::new("user", prompt)],
             responses: responses
                 .iter()
