@@ -120,7 +120,8 @@ fn paired(metric: Metric, figures: &[(f64, f64)]) -> SplitComparison {
 /// Of the mean difference. `None` for no rows.
 ///
 /// Pairs differ by -1, 0 or 1, mostly 0: where few of them tell two models apart, resamples of these few vary too
-/// little. One pair for either side is added, as Bonett and Price do to Wald's interval.
+/// little. One pair for either side is added, as Bonett and Price do to Wald's interval; below about five
+/// such pairs the interval then errs on the wide side.
 ///
 /// # Source
 /// Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data",

@@ -166,8 +166,7 @@ fn gap(evaluations: [Evaluation; 2]) -> Option<[f64; 2]> {
 /// Two models that share part of their luck; `disagree` are the probabilities that only one of them is right.
 #[test]
 fn paired_difference_of_pairs() {
-    for (count, disagree) in [(30, [0.2, 0.1]), (50, [0.05, 0.02]), (200, [0.06, 0.03]), (400, [0.15, 0.15])]
-    {
+    for (count, disagree) in [(30, [0.2, 0.1]), (50, [0.1, 0.05]), (200, [0.06, 0.03]), (400, [0.15, 0.15])] {
         let truth: f64 = disagree[0] - disagree[1];
         let name = format!("difference {truth:.2} of {count} pairs");
         let draw = |rng: &mut ChaCha8Rng| {

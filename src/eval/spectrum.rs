@@ -1,8 +1,8 @@
 //! The effective rank of hidden states, from their Gram matrix.
 
 use super::{Scored, SequenceScorer};
-use crate::data::TokenGroup;
 use crate::Result;
+use crate::data::TokenGroup;
 use candle_core::{Device, Tensor};
 use nalgebra::DMatrix;
 use std::cell::RefCell;

@@ -240,3 +240,84 @@ fn pairs(n: u64) -> String {
 fn rows(n: u64) -> String {
     if n == 1 { "1 row".into() } else { format!("{n} rows") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::RowKind;
+    use crate::eval::test_support::judged_row;
+    use crate::eval::{By, Evaluation, JudgedRow, Named, compare};
+
+    /// Three of four pairs are right, one of them by the shorter response; one is a tie.
+    fn pairs() -> Evaluation {
+        let points = [(2.0, 9), (3.0, 5), (1.0, 9), (-1.0, 9)];
+        let row = |&(reward, length): &(f64, usize)| {
+            let row = judged_row(RowKind::Pair, &[(1.0, reward, length), (0.0, -1.0, 7)]);
+            JudgedRow { markdown: vec![1, 0], ..row }
+        };
+        Evaluation { rows: points.iter().map(row).collect(), ..Evaluation::default() }
+    }
+
+    fn report(by: &[By]) -> EvalReport {
+        let evaluation = pairs();
+        let splits = ["in-domain", "response-disjoint", "a-name-that-no-terminal-has-room-for"];
+        let splits = splits.map(|name| (name.to_owned(), evaluation.report(by)));
+        EvalReport::new("m".into(), Named(splits.into()))
+    }
+
+    #[test]
+    fn blocks_answer_one_question_each() {
+        let text = table(&report(&[]));
+        let first = "
+split                     rows  metric     value  95% interval      accuracy  longest
+in-domain                    4  accuracy  0.7500  [0.3006, 0.9544]    0.7500   0.7500
+";
+        assert!(text.starts_with(first), "{text}");
+        let titles: Vec<&str> = text
+            .lines()
+            .collect::<Vec<_>>()
+            .windows(2)
+            .filter(|two| two[0].is_empty())
+            .map(|two| &two[1][..6])
+            .collect();
+        assert_eq!(titles, ["split ", "in-dom", "calibr", "length", "|h|   ", "reward", "in-dom"]);
+        assert!(text.contains("a-name-that-no-terminal…"), "{text}");
+        assert!(text.contains("no clear difference"), "{text}");
+        assert!(text.ends_with("in-domain: 1 pair with equal rewards, counted as wrong\nresponse-disjoint: 1 pair with equal rewards, counted as wrong\na-name-that-no-terminal-has-room-for: 1 pair with equal rewards, counted as wrong\n"), "{text}");
+        assert!(
+            !text.contains("rank") && !text.contains("McNemar"),
+            "a column without figures is left out: {text}"
+        );
+    }
+
+    #[test]
+    fn the_scenarios_fit_eighty_columns() {
+        let mut report = report(&[By::Model, By::Source]);
+        report.splits.0.truncate(2);
+        let same = compare(&pairs(), &pairs());
+        let splits = Named(vec![("response-disjoint".into(), same)]);
+        report.comparison = Some(Comparison { model: "other".into(), splits });
+        let text = table(&report);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(text.contains("response-disjoint by source"), "{text}");
+        assert!(text.contains("response-disjoint  0.7500  0.7500  +0.0000"), "{text}");
+        assert!(text.contains("1.0000   1.0000"), "both p-values: {text}");
+    }
+
+    #[test]
+    fn an_empty_split_has_dashes_and_no_blocks() {
+        let empty = Evaluation::default().report(&[]);
+        let text = table(&EvalReport::new("m".into(), Named(vec![("empty".into(), empty)])));
+        assert_eq!(text, "\nsplit  rows  metric\nempty     0  accuracy\n");
+    }
+
+    #[test]
+    fn a_reward_that_depends_on_the_order_is_told() {
+        let mut evaluation = pairs();
+        evaluation.rows[0].recomputed = Some(vec![2.0, -0.5]);
+        let text = table(&EvalReport::new("m".into(), Named(vec![("s".into(), evaluation.report(&[]))])));
+        assert!(text.contains("s: warning: a reward changed by 5.00e-1"), "{text}");
+    }
+}
