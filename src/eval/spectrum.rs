@@ -57,6 +57,9 @@ impl Gram {
     /// Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
     pub fn effective_rank(mut self) -> Result<Option<f64>> {
         self.multiply()?;
+        if self.width == 0 {
+            return Ok(None);
+        }
         let eigenvalues = DMatrix::from_vec(self.width, self.width, self.products).symmetric_eigenvalues();
         Ok(entropy_rank(eigenvalues.as_slice()))
     }

@@ -46,7 +46,7 @@ pub fn table(report: &EvalReport) -> String {
                 Line::new(group, cells)
             });
             let title = format!("{} by {}", shortened(name), by.word());
-            let header = [&title, "rows", "accuracy", "95% interval", "tau-b", "wins", "by reward"];
+            let header = [title.as_str(), "rows", "accuracy", "95% interval", "tau-b", "wins", "by reward"];
             text += &block(&header, lines.collect());
         }
     }
