@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn a_model_does_not_differ_from_itself() {
-        for rewards in
-            [&[(1, &[2.0, 1.0][..]), (2, &[0.0, 1.0])][..], &[(1, &[3.0, 1.0, 2.0]), (2, &[3.0, 2.0, 1.0])]]
-        {
+        let cases: [&[(u64, &[f64])]; 2] =
+            [&[(1, &[2.0, 1.0]), (2, &[0.0, 1.0])], &[(1, &[3.0, 1.0, 2.0]), (2, &[3.0, 2.0, 1.0])]];
+        for rewards in cases {
             let found = compare(&evaluation(rewards), &evaluation(rewards));
             assert_eq!((found.rows, found.left_out, found.difference), (2, 0, Some(0.0)));
             assert_eq!(found.p_bootstrap, Some(1.0));

@@ -168,10 +168,10 @@ impl SplitReport {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn pairs() -> SplitReport {
+    fn pairs() -> SplitReport {
         SplitReport {
             rows: 4,
             metric: Metric::Accuracy,
