@@ -8,11 +8,11 @@ use crate::base::interrupt;
 use crate::base::reader::Words;
 use crate::data::config::Overlong;
 use crate::data::source::{RawRow, Rows, SourceFile, resolve};
-use crate::eval::OnError;
 use crate::eval::benchmark::{
-    BenchOptions, BenchReport, Collected, Manifest, Named, OutputFiles, ScoredRow, bench_table, read_scores,
+    BenchOptions, BenchReport, Collected, Manifest, OutputFiles, ScoredRow, bench_table, read_scores,
     score_benchmark,
 };
+use crate::eval::{Named, OnError};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;

@@ -1,14 +1,16 @@
 //! `rmtrain eval`: how good a reward model is on the four scenarios, or on files of one's own.
 
 use super::datasets::{EVAL_SPLITS, Hub, name_of};
-use super::loaded::{LoadedModel, ModelFlags};
+use super::loaded::{ModelFlags, ModelFolder};
 use super::progress::RowsBar;
 use super::run_folder::{self, RunData};
 use crate::base::reader::Words;
 use crate::base::{atomic, interrupt};
 use crate::data::config::Overlong;
 use crate::data::source::{Rows, resolve};
-use crate::eval::{EvalReport, Options, Splits, evaluate_split, table};
+use crate::eval::{
+    By, Comparison, Detail, EvalReport, Evaluation, Named, Options, compare, judge_split, table,
+};
 use crate::{Error, Result};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,8 +21,9 @@ const RUNS: &str = "runs";
 
 /// Evaluate a reward model.
 ///
-/// Pairs are judged by accuracy, rows of k responses with gold scores by Kendall's tau-b, both with 95% bootstrap
-/// intervals. The table goes to standard error, the report as JSON to standard output or --out.
+/// Pairs are judged by accuracy, rows of k responses with gold scores by Kendall's tau-b, both with 95% intervals;
+/// beside them the gap to in-domain, calibration, the part of length, hidden norms and rewards. The tables go to
+/// standard error, the report as JSON to standard output or --out.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EvalArgs {
     /// A run directory (its final/), a checkpoint, a sequence-classification folder with one label, or a hub id
@@ -40,6 +43,18 @@ pub struct EvalArgs {
     /// Where the report goes [default: standard output]
     #[arg(long, value_name = "FILE.json")]
     pub out: Option<PathBuf>,
+    /// Another model that scores the same rows: the difference with its interval, a paired bootstrap and McNemar's test
+    #[arg(long, value_name = "DIR")]
+    pub compare: Option<String>,
+    /// Breaks the figures down by source, model or subset; repeat for more
+    #[arg(long, value_name = "WHAT", value_parser = By::from_word)]
+    pub by: Vec<By>,
+    /// Also the effective rank of the hidden states [H x H numbers and H^3 operations a split]
+    #[arg(long)]
+    pub effective_rank: bool,
+    /// Rows of each split that are scored a second time in the opposite order, as a self-check
+    #[arg(long, value_name = "ROWS", default_value_t = 64)]
+    pub antisymmetry_rows: u32,
     /// The field of a completion that holds its gold score [default: the run's, else overall_score]
     #[arg(long, value_name = "NAME")]
     pub score_field: Option<String>,
@@ -57,35 +72,93 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         Some(model) => model.clone(),
         None => newest_model()?,
     };
-    let run = run_folder::run_of(Path::new(&model)).map(|run| RunData::read(&run)).transpose()?;
+    let run = run_of(&model)?;
     let splits = chosen_splits(args, run.as_ref())?;
-    let loaded = LoadedModel::load(&model, &args.flags)?;
+    let model = ModelFolder::open(&model, &args.flags)?;
+    // Before hours of scoring, so that a wrong path is told at once.
+    let other = match &args.compare {
+        Some(other) => Some((ModelFolder::open(other, &args.flags)?, run_of(other)?)),
+        None => None,
+    };
     interrupt::install_saying("stopping after this window (once more to stop at once)");
 
     let run = run.unwrap_or_default();
-    let from_run = run.max_length.filter(|&tokens| tokens <= loaded.max_positions);
-    let options = Options {
-        max_length: args.flags.max_length.map(|t| t as usize).or(from_run).unwrap_or(loaded.max_positions),
+    let score_field = args.score_field.clone().or(run.score_field.clone());
+    let rows = SplitRows {
+        splits,
+        score_field: score_field.unwrap_or_else(|| crate::data::Config::default().score_field),
         overlong: args.overlong.or(run.overlong).unwrap_or(Overlong::Drop),
-        batch_tokens: args.flags.batch_tokens(),
     };
-    let score_field = args.score_field.clone().or(run.score_field);
-    let score_field = score_field.unwrap_or_else(|| crate::data::Config::default().score_field);
-    let mut report = EvalReport { model: loaded.name.clone(), splits: Splits::default() };
-    for split in splits {
-        let bar = RowsBar::new(&split.name);
-        let field = score_field.clone();
-        let examples = Rows::of_files(resolve(&[split.source], &Hub)?).map(move |row| {
-            let row = row?;
-            Ok((row.origin.clone(), row.example(&field)?))
-        });
-        let encoder = loaded.tokenizer.clone();
-        let figures =
-            evaluate_split(examples, encoder, loaded.scorer.as_ref(), &options, |done| bar.show(done))?;
-        report.splits.0.push((split.name, figures));
+    let mut by = args.by.clone();
+    by.sort();
+    by.dedup();
+    let detail = Detail {
+        by,
+        effective_rank: args.effective_rank,
+        antisymmetry_rows: args.antisymmetry_rows as usize,
+    };
+    let (name, evaluations) = rows.judge(model, &run, args, &detail)?;
+    let reports = evaluations.0.iter().map(|(name, split)| (name.clone(), split.report(&detail.by)));
+    let mut report = EvalReport::new(name, Named(reports.collect()));
+    if let Some((other, run)) = other {
+        // The first model is gone from memory by now.
+        let (model, others) = rows.judge(other, &run.unwrap_or_default(), args, &Detail::default())?;
+        let pairs = evaluations.0.iter().zip(&others.0);
+        let splits = pairs.map(|((name, ours), (_, theirs))| (name.clone(), compare(ours, theirs)));
+        report.comparison = Some(Comparison { model, splits: Named(splits.collect()) });
     }
     eprint!("model: {}\n{}", report.model, table(&report));
     print_json(&report, args.out.as_deref())
+}
+
+/// What the configuration of the model's run says, where it is part of one.
+fn run_of(model: &str) -> Result<Option<RunData>> {
+    run_folder::run_of(Path::new(model)).map(|run| RunData::read(&run)).transpose()
+}
+
+/// The rows of all splits, for every model alike.
+struct SplitRows {
+    splits: Vec<Split>,
+    score_field: String,
+    overlong: Overlong,
+}
+
+impl SplitRows {
+    /// Scores every split; returns what reports call the model.
+    fn judge(
+        &self,
+        model: ModelFolder,
+        run: &RunData,
+        args: &EvalArgs,
+        detail: &Detail,
+    ) -> Result<(String, Named<Evaluation>)> {
+        let loaded = model.load()?;
+        let from_run = run.max_length.filter(|&tokens| tokens <= loaded.max_positions);
+        let options = Options {
+            max_length: args
+                .flags
+                .max_length
+                .map(|t| t as usize)
+                .or(from_run)
+                .unwrap_or(loaded.max_positions),
+            overlong: self.overlong,
+            batch_tokens: args.flags.batch_tokens(),
+        };
+        let mut evaluations = Vec::with_capacity(self.splits.len());
+        for split in &self.splits {
+            let bar = RowsBar::new(&split.name);
+            let field = self.score_field.clone();
+            let examples =
+                Rows::of_files(resolve(std::slice::from_ref(&split.source), &Hub)?).map(move |row| {
+                    let row = row?;
+                    Ok((row.origin.clone(), row.example(&field)?))
+                });
+            let (encoder, scorer) = (loaded.tokenizer.clone(), loaded.scorer.as_ref());
+            let evaluation = judge_split(examples, encoder, scorer, &options, detail, |done| bar.show(done))?;
+            evaluations.push((split.name.clone(), evaluation));
+        }
+        Ok((loaded.name, Named(evaluations)))
+    }
 }
 
 /// Writes a report as JSON to a file, or to standard output.

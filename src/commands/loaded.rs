@@ -67,6 +67,34 @@ impl LoadedModel {
     /// # Errors
     /// What is wrong with the folder, its tokenizer or its weights, naming the file.
     pub fn load(model: &str, flags: &ModelFlags) -> Result<Self> {
+        ModelFolder::open(model, flags)?.load()
+    }
+
+    /// SHA-256 over `config.json` and the weights: two models that score alike have the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn weights_sha256(&self) -> Result<String> {
+        weights::fingerprint(&self.folder)
+    }
+}
+
+/// A model of which everything but the weights is read, so that what is wrong with it is told before they are.
+pub struct ModelFolder {
+    folder: PathBuf,
+    flags: ModelFlags,
+    tokenizer: Arc<dyn EncodeConversation>,
+    max_positions: usize,
+    name: String,
+    head: HeadKind,
+}
+
+impl ModelFolder {
+    /// Opens `model`, see [`LoadedModel::load`].
+    ///
+    /// # Errors
+    /// What is wrong with the folder or its tokenizer, naming the file.
+    pub fn open(model: &str, flags: &ModelFlags) -> Result<Self> {
         let folder = folder_of(model)?;
         let config = config_json::read_config(&folder)?;
         if config.head == HeadKind::CausalLm {
@@ -87,30 +115,36 @@ impl LoadedModel {
             );
         }
         let header = config.gating.map(|gating| gating.header);
-        let has_objectives = header.is_some();
         let tokenizer = CheckedTokenizer {
             tokenizer: Arc::new(tokenizer),
             vocab_size: config.decoder.vocab_size,
             header,
         };
-        let device = flags.device.open()?;
         Ok(Self {
-            scorer: load_scorer(&folder, config.head, &device, flags.dtype)?,
             tokenizer: Arc::new(tokenizer),
             max_positions: config.decoder.max_position_embeddings,
             name: if Path::new(model).is_dir() { folder.display().to_string() } else { model.to_owned() },
-            has_objectives,
-            dtype: compute_dtype(device.is_cpu(), flags.dtype),
+            head: config.head,
+            flags: flags.clone(),
             folder,
         })
     }
 
-    /// SHA-256 over `config.json` and the weights: two models that score alike have the same.
+    /// Reads the weights.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn weights_sha256(&self) -> Result<String> {
-        weights::fingerprint(&self.folder)
+    /// What is wrong with them, or with the device.
+    pub fn load(self) -> Result<LoadedModel> {
+        let device = self.flags.device.open()?;
+        Ok(LoadedModel {
+            scorer: load_scorer(&self.folder, self.head, &device, self.flags.dtype)?,
+            tokenizer: self.tokenizer,
+            max_positions: self.max_positions,
+            name: self.name,
+            has_objectives: self.head == HeadKind::RewardModelWithGating,
+            dtype: compute_dtype(device.is_cpu(), self.flags.dtype),
+            folder: self.folder,
+        })
     }
 }
 

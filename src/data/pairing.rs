@@ -219,6 +219,7 @@ mod tests {
             kind: RowKind::Ranked,
             id: None,
             source: None,
+            subset: None,
             prompt: vec![Message::new("user", "p")],
             responses,
             margin: None,

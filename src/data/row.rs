@@ -57,6 +57,8 @@ pub struct Example {
     pub kind: RowKind,
     pub id: Option<String>,
     pub source: Option<String>,
+    /// The part of a benchmark or data set that the row belongs to, where it has a column `subset`.
+    pub subset: Option<String>,
     pub prompt: Vec<Message>,
     pub responses: Vec<Response>,
     /// Required reward gap of a pair, where the row has one.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub const MAX_ROW_BYTES: usize = 256 << 20;
 
 /// A file and a line of it, counted from 1 (for arrays, pretty-printed objects and Parquet: the row's number).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub path: Arc<Path>,
     pub line: u64,

@@ -1,5 +1,7 @@
 //! How often the order of two responses is right: by the reward, and by the length-only baselines.
 
+use std::cmp::Ordering;
+
 /// One response with its gold score, the model's reward, and its length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
@@ -23,25 +25,31 @@ pub struct Agreement {
     pub shortest_wins: f64,
 }
 
+/// Positions of every two responses with different gold scores, the better one first.
+pub(super) fn ordered_positions(responses: &[Judged]) -> impl Iterator<Item = (usize, usize)> {
+    let order = |a: usize, b: usize| responses[a].gold.partial_cmp(&responses[b].gold);
+    (0..responses.len()).flat_map(move |a| {
+        (a + 1..responses.len()).filter_map(move |b| match order(a, b) {
+            Some(Ordering::Greater) => Some((a, b)),
+            Some(Ordering::Less) => Some((b, a)),
+            _ => None,
+        })
+    })
+}
+
 /// Compares every two responses with different gold scores. `None` where there are no such two.
 ///
 /// A pair row has one such pair, so its accuracy is 0 or 1. The baselines follow the reward's rule for ties, so all
 /// three figures are what a picker without a coin would reach.
 pub fn agreement(responses: &[Judged]) -> Option<Agreement> {
     let (mut pairs, mut right, mut ties, mut longer, mut shorter) = (0u64, 0u64, 0, 0u64, 0u64);
-    for (i, a) in responses.iter().enumerate() {
-        for b in &responses[i + 1..] {
-            let (better, worse) = match a.gold.partial_cmp(&b.gold) {
-                Some(std::cmp::Ordering::Greater) => (a, b),
-                Some(std::cmp::Ordering::Less) => (b, a),
-                _ => continue,
-            };
-            pairs += 1;
-            right += u64::from(better.reward > worse.reward);
-            ties += u64::from(better.reward == worse.reward);
-            longer += u64::from(better.length > worse.length);
-            shorter += u64::from(better.length < worse.length);
-        }
+    for (better, worse) in ordered_positions(responses) {
+        let (better, worse) = (&responses[better], &responses[worse]);
+        pairs += 1;
+        right += u64::from(better.reward > worse.reward);
+        ties += u64::from(better.reward == worse.reward);
+        longer += u64::from(better.length > worse.length);
+        shorter += u64::from(better.length < worse.length);
     }
     let share = |count: u64| count as f64 / pairs as f64;
     (pairs > 0).then(|| Agreement {

@@ -1,9 +1,13 @@
 //! One split: rows in, figures out.
 
 use super::accuracy::Judged;
+use super::antisymmetry::Sample;
+use super::breakdown::By;
+use super::judged::{Evaluation, JudgedRow, Labels};
+use super::markdown;
 use super::report::{SkipReason, SplitReport};
 use super::scorer::score_groups;
-use super::tally::Tally;
+use super::spectrum::{Gram, Watched};
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
 use crate::data::config::Overlong;
@@ -11,6 +15,8 @@ use crate::data::length::{Fitted, fit_length};
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
 use crate::{Error, Result};
+use rustc_hash::FxHashSet;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// How rows become sequences, and how many are computed at once.
@@ -24,6 +30,17 @@ pub struct Options {
     pub batch_tokens: usize,
 }
 
+/// What is found out beyond the scores; by default nothing that costs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// What rows will be grouped by: their labels are kept.
+    pub by: Vec<By>,
+    /// Sums up the hidden states for their effective rank (H x H values, H^3 operations).
+    pub effective_rank: bool,
+    /// Rows that are scored a second time, in another order.
+    pub antisymmetry_rows: usize,
+}
+
 /// What is done so far of a split or a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -33,7 +50,21 @@ pub struct Progress {
     pub tokens: u64,
 }
 
-/// Scores every row that has a right order and reduces to the split's figures.
+/// Scores every row that has a right order and reduces to the split's figures, see [`judge_split`].
+///
+/// # Errors
+/// Those of [`judge_split`].
+pub fn evaluate_split(
+    rows: impl Iterator<Item = Result<(Origin, Example)>> + Send + 'static,
+    encoder: Arc<dyn EncodeConversation>,
+    scorer: &dyn SequenceScorer,
+    options: &Options,
+    progress: impl FnMut(Progress),
+) -> Result<SplitReport> {
+    Ok(judge_split(rows, encoder, scorer, options, &Detail::default(), progress)?.report(&[]))
+}
+
+/// Scores every row that has a right order.
 ///
 /// Pairs and rows of k responses with gold scores count; others are skipped by reason (see [`SkipReason`]). Responses
 /// without a gold score are left out of their row. An empty response is scored like any other. Rows stream: what is
@@ -41,19 +72,21 @@ pub struct Progress {
 ///
 /// # Errors
 /// The rows' own; [`Error::Row`] for a conversation that the template or tokenizer refuses, for an over-long one
-/// under [`Overlong::Error`], and for a reward that is not finite; the scorer's; [`Error::Interrupted`].
-pub fn evaluate_split(
+/// under [`Overlong::Error`], and for a reward that is not finite; the scorer's; [`Error::Tensor`] where the effective
+/// rank is not found; [`Error::Interrupted`].
+pub fn judge_split(
     rows: impl Iterator<Item = Result<(Origin, Example)>> + Send + 'static,
     encoder: Arc<dyn EncodeConversation>,
     scorer: &dyn SequenceScorer,
     options: &Options,
+    detail: &Detail,
     mut progress: impl FnMut(Progress),
-) -> Result<SplitReport> {
+) -> Result<Evaluation> {
     let prepare = {
-        let options = *options;
+        let (options, labelled) = (*options, !detail.by.is_empty());
         move |row: Result<(Origin, Example)>| {
             let (origin, example) = row?;
-            prepare(origin, &example, encoder.as_ref(), &options)
+            prepare(origin, example, encoder.as_ref(), &options, labelled)
         }
     };
     let windows = Windows::spawn(
@@ -64,49 +97,64 @@ pub fn evaluate_split(
         |row: &Result<Row>| row.as_ref().map_or(0, Row::tokens),
     )?;
 
-    let mut tally = Tally::default();
-    let mut done = Progress::default();
+    let watched = Watched { scorer, gram: RefCell::new(Gram::default()) };
+    let first: &dyn SequenceScorer = if detail.effective_rank { &watched } else { scorer };
+    let mut evaluation = Evaluation::default();
+    let mut sample = Sample::new(detail.antisymmetry_rows);
+    let (mut known, mut done) = (FxHashSet::default(), Progress::default());
     for window in windows {
         let (mut rows, mut groups) = (Vec::new(), Vec::new());
         for row in window? {
             done.rows += 1;
             match row? {
-                Row::Skipped(reason) => tally.skip(reason),
+                Row::Skipped(reason) => *evaluation.skipped.entry(reason).or_default() += 1,
                 Row::Ready(mut row) => {
+                    sample.show(&row.group);
                     groups.push(take_group(&mut row.group));
                     rows.push(row);
                 }
             }
         }
-        let scored = score_groups(scorer, groups, options.batch_tokens)?;
-        for (row, scored) in rows.iter().zip(&scored) {
-            add(&mut tally, row, scored)?;
+        let scored = score_groups(first, groups, options.batch_tokens)?;
+        for (row, scored) in rows.into_iter().zip(&scored) {
             done.sequences += scored.len() as u64;
             done.tokens += row.tokens as u64;
+            evaluation.tokens += row.tokens as u64;
+            evaluation.truncated += u64::from(row.truncated);
+            evaluation.responses_without_gold += row.without_gold;
+            let mut row = judged(row, scored)?;
+            row.labels.share(&mut known);
+            evaluation.rows.push(row);
         }
         progress(done);
     }
-    Ok(tally.report())
+    sample.recompute(&mut evaluation.rows, scorer, options.batch_tokens)?;
+    if detail.effective_rank {
+        evaluation.effective_rank = watched.gram.into_inner().effective_rank()?;
+    }
+    Ok(evaluation)
 }
 
-fn add(tally: &mut Tally, row: &ReadyRow, scored: &[Scored]) -> Result<()> {
+fn judged(row: ReadyRow, scored: &[Scored]) -> Result<JudgedRow> {
     if let Some(bad) = scored.iter().find(|s| !s.reward.is_finite() || !s.hidden_norm.is_finite()) {
         let reason =
             format!("the model gave a reward of {} with a hidden norm of {}", bad.reward, bad.hidden_norm);
         return Err(row.origin.error(reason));
     }
-    let judged: Vec<Judged> = row
-        .responses
-        .iter()
-        .zip(scored)
-        .map(|(&(gold, length), scored)| Judged { gold, reward: scored.reward, length })
-        .collect();
-    let norms: Vec<f64> = scored.iter().map(|s| s.hidden_norm).collect();
-    tally.add(row.kind, &judged, &norms);
-    tally.tokens += row.tokens as u64;
-    tally.truncated += u64::from(row.truncated);
-    tally.responses_without_gold += row.without_gold;
-    Ok(())
+    let judged = |(response, scored): (&ReadyResponse, &Scored)| Judged {
+        gold: response.gold,
+        reward: scored.reward,
+        length: response.length,
+    };
+    Ok(JudgedRow {
+        origin: row.origin,
+        kind: row.kind,
+        responses: row.responses.iter().zip(scored).map(judged).collect(),
+        hidden_norms: scored.iter().map(|s| s.hidden_norm).collect(),
+        markdown: row.responses.iter().map(|r| r.markdown).collect(),
+        labels: row.labels,
+        recomputed: None,
+    })
 }
 
 /// A row after tokenization.
@@ -122,8 +170,16 @@ struct ReadyRow {
     tokens: usize,
     truncated: bool,
     without_gold: u64,
-    /// Gold score and length in characters of each response.
-    responses: Vec<(f64, usize)>,
+    responses: Vec<ReadyResponse>,
+    labels: Labels,
+}
+
+struct ReadyResponse {
+    gold: f64,
+    /// Characters.
+    length: usize,
+    /// Markdown elements.
+    markdown: u32,
 }
 
 impl Row {
@@ -138,9 +194,10 @@ impl Row {
 /// Chooses the responses that count and tokenizes them.
 fn prepare(
     origin: Origin,
-    example: &Example,
+    example: Example,
     encoder: &dyn EncodeConversation,
     options: &Options,
+    labelled: bool,
 ) -> Result<Row> {
     // Index and gold score of the responses that count.
     let golds: Vec<(usize, f64)> = match (example.kind, example.responses.as_slice()) {
@@ -170,10 +227,20 @@ fn prepare(
 
     let mut sequences = Vec::with_capacity(golds.len());
     let mut responses = Vec::with_capacity(golds.len());
+    let mut labels = Labels::default();
+    if labelled {
+        labels.source = example.source.as_deref().map(Arc::from);
+        labels.subset = example.subset.as_deref().map(Arc::from);
+    }
     for (i, gold) in golds {
-        let ids = encode_response(&origin, example, i, encoder)?;
-        sequences.push(ids);
-        responses.push((gold, characters(&example.responses[i].messages)));
+        sequences.push(encode_response(&origin, &example, i, encoder)?);
+        let (response, model) = (&example.responses[i].messages, &example.responses[i].model);
+        let elements: usize = response.iter().map(|m| markdown::elements(&m.content)).sum();
+        let markdown = u32::try_from(elements).unwrap_or(u32::MAX);
+        responses.push(ReadyResponse { gold, length: characters(response), markdown });
+        if labelled {
+            labels.models.push(model.as_deref().map(Arc::from));
+        }
     }
     let group = TokenGroup { sequences };
     let longest = group.sequences.iter().map(Vec::len).max().unwrap_or(0);
@@ -191,7 +258,16 @@ fn prepare(
         Fitted::TooLong { .. } => return Ok(Row::Skipped(SkipReason::Overlong)),
     };
     let tokens = group.sequences.iter().map(Vec::len).sum();
-    Ok(Row::Ready(ReadyRow { origin, kind: example.kind, group, tokens, truncated, without_gold, responses }))
+    Ok(Row::Ready(ReadyRow {
+        origin,
+        kind: example.kind,
+        group,
+        tokens,
+        truncated,
+        without_gold,
+        responses,
+        labels,
+    }))
 }
 
 /// The ids of one response's conversation, at least one; what goes wrong names the row.
@@ -259,7 +335,7 @@ mod tests {
             })
             .collect();
         let prompt = vec![Message::new("user", "a prompt of some length")];
-        Example { kind, id: None, source: None, prompt, responses, margin: None }
+        Example { kind, id: None, source: None, subset: None, prompt, responses, margin: None }
     }
 
     fn rows(examples: Vec<Example>) -> Vec<Result<(Origin, Example)>> {

@@ -110,6 +110,27 @@ mod tests {
         }
     }
 
+    /// 2,000 random vectors with ties, from the same script.
+    #[test]
+    fn equals_scipy_on_random_vectors_with_ties() {
+        type Vector = (Vec<f64>, Vec<f64>, Option<f64>);
+        let cases: Vec<Vector> =
+            serde_json::from_str(include_str!("../../tests/golden/kendall/random.json")).unwrap();
+        let undefined = cases.iter().filter(|case| case.2.is_none()).count();
+        assert!(cases.len() == 2000 && undefined > 100, "{undefined}");
+        let mut greatest = 0.0f64;
+        for (x, y, tau) in cases {
+            let points: Vec<_> = x.into_iter().zip(y).collect();
+            let found = tau_b(&points);
+            assert_eq!(found.is_some(), tau.is_some(), "{points:?}");
+            if let (Some(found), Some(expected)) = (found, tau) {
+                greatest = greatest.max((found - expected).abs());
+            }
+        }
+        println!("2000 vectors, {undefined} undefined, greatest difference {greatest:e}");
+        assert!(greatest < 1e-12, "{greatest:e}");
+    }
+
     #[test]
     fn is_exact_at_the_ends_and_undefined_where_it_must_be() {
         let up: Vec<_> = (0..1000).map(|i| (f64::from(i), f64::from(i))).collect();

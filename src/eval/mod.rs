@@ -7,16 +7,29 @@ use crate::data::TokenGroup;
 use crate::model::Objectives;
 
 mod accuracy;
+mod antisymmetry;
 pub mod benchmark;
 pub mod bootstrap;
+mod breakdown;
+mod calibration;
+mod compare;
+#[cfg(test)]
+mod coverage;
+mod distribution;
 mod evaluate;
+mod interval;
+mod judged;
 pub mod kendall;
 mod label;
+mod length;
+mod markdown;
+mod named;
 mod report;
 mod rescore;
 mod reward_model;
 mod score;
 mod scorer;
+mod spectrum;
 mod table;
 mod tally;
 #[cfg(test)]
@@ -25,9 +38,17 @@ mod window;
 
 pub use crate::data::Origin;
 pub use accuracy::{Agreement, Judged, agreement};
-pub use evaluate::{Options, Progress, evaluate_split};
+pub use antisymmetry::Antisymmetry;
+pub use breakdown::{By, GroupReport, Groups};
+pub use calibration::{Calibration, calibration};
+pub use compare::{Comparison, McNemar, SplitComparison, compare};
+pub use distribution::{HiddenStatistics, Histogram, RewardDistribution};
+pub use evaluate::{Detail, Options, Progress, evaluate_split, judge_split};
+pub use judged::{Evaluation, JudgedRow, Labels};
 pub use label::{LabelOptions, LabelSummary, label_rows};
-pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
+pub use length::LengthBias;
+pub use named::Named;
+pub use report::{EvalReport, Gap, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions};
 pub use score::{ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};
@@ -49,4 +70,14 @@ pub trait SequenceScorer {
     ///
     /// A sequence's score does not depend on its neighbours.
     fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>>;
+
+    /// [`SequenceScorer::score`], and hands on every sequence's hidden state [H] where the scorer has such.
+    fn score_hidden(
+        &self,
+        groups: &[TokenGroup],
+        hidden: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<Vec<Scored>>> {
+        let _ = hidden;
+        self.score(groups)
+    }
 }

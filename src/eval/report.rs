@@ -1,52 +1,58 @@
 //! The eval report: what `eval` prints as JSON and what training logs after each evaluation.
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::antisymmetry::Antisymmetry;
+use super::breakdown::{By, Groups};
+use super::calibration::Calibration;
+use super::compare::Comparison;
+use super::distribution::{HiddenStatistics, RewardDistribution};
+use super::interval::{Estimate, combine};
+use super::length::LengthBias;
+use super::named::Named;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// The split that the others are held against: training prompts and models, new responses.
+const IN_DOMAIN: &str = "in-domain";
 
 /// Reports of one model, split by split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     pub model: String,
     pub splits: Splits,
+    /// How far each split falls behind `in-domain`; empty without such a split.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub gaps: Named<Gap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
 }
 
-/// Reports by split name, in the order in which they were asked for. A JSON object.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Splits(pub Vec<(String, SplitReport)>);
+/// Reports by split name, in the order in which they were asked for.
+pub type Splits = Named<SplitReport>;
 
-impl Splits {
-    /// The report of the split called `name`.
-    pub fn get(&self, name: &str) -> Option<&SplitReport> {
-        self.0.iter().find(|(split, _)| split == name).map(|(_, report)| report)
+impl EvalReport {
+    /// The report of these splits, with the gaps between them.
+    pub fn new(model: String, splits: Splits) -> Self {
+        let accuracy =
+            |split: &SplitReport| Some(Estimate { value: split.accuracy?, ci95: split.accuracy_ci95? });
+        let reference = splits.get(IN_DOMAIN).and_then(accuracy);
+        let others = splits.0.iter().filter(|(name, _)| name != IN_DOMAIN);
+        let gap = |(name, split): &(String, SplitReport)| {
+            let gap = combine([(1.0, reference?), (-1.0, accuracy(split)?)]);
+            Some((name.clone(), Gap { accuracy: gap.value, ci95: gap.ci95 }))
+        };
+        let gaps = Named(others.filter_map(gap).collect());
+        Self { model, splits, gaps, comparison: None }
     }
 }
 
-impl Serialize for Splits {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, report)| (name, report)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Splits {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Splits;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of split reports")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Splits, A::Error> {
-                let mut splits = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    splits.push(entry);
-                }
-                Ok(Splits(splits))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
+/// The over-optimization gap of a split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Accuracy on `in-domain` minus accuracy on the split, both over response pairs.
+    pub accuracy: f64,
+    /// Of the difference of two independent sets, from their own intervals.
+    pub ci95: [f64; 2],
 }
 
 /// The figure that a split is judged by.
@@ -128,6 +134,19 @@ pub struct SplitReport {
     pub responses_without_gold: u64,
     #[serde(default)]
     pub skipped: BTreeMap<SkipReason, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<LengthBias>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub antisymmetry: Option<Antisymmetry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<HiddenStatistics>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<RewardDistribution>,
+    /// Figures by source, model or subset, where that was asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by: BTreeMap<By, Groups>,
 }
 
 impl SplitReport {
@@ -149,10 +168,10 @@ impl SplitReport {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn pairs() -> SplitReport {
+    fn pairs() -> SplitReport {
         SplitReport {
             rows: 4,
             metric: Metric::Accuracy,
@@ -172,13 +191,19 @@ pub(super) mod tests {
             truncated: 0,
             responses_without_gold: 0,
             skipped: BTreeMap::from([(SkipReason::Overlong, 2)]),
+            calibration: None,
+            length: None,
+            antisymmetry: None,
+            hidden: None,
+            rewards: None,
+            by: BTreeMap::new(),
         }
     }
 
     #[test]
     fn the_json_has_the_names_of_the_contract_in_order() {
-        let splits = Splits(vec![("zebra".into(), pairs()), ("in-domain".into(), pairs())]);
-        let report = EvalReport { model: "runs/a/final".into(), splits };
+        let splits = Named(vec![("zebra".into(), pairs()), ("in-domain".into(), pairs())]);
+        let report = EvalReport::new("runs/a/final".into(), splits);
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.starts_with(
             r#"{"model":"runs/a/final","splits":{"zebra":{"rows":4,"metric":"accuracy","accuracy":0.75,"accuracy_ci95":[0.25,1.0],"ties":1,"kendall_tau":null,"kendall_tau_ci95":null,"longest_wins":0.5,"shortest_wins":0.25,"hidden_norm_var":1.5,"reward_mean":-0.125,"reward_std":2.0,"#
@@ -186,6 +211,36 @@ pub(super) mod tests {
         assert!(json.contains(r#""skipped":{"overlong":2}},"in-domain":{"#), "{json}");
         assert_eq!(serde_json::from_str::<EvalReport>(&json).unwrap(), report);
         assert_eq!(serde_json::to_value(Metric::KendallTau).unwrap(), "kendall_tau");
+    }
+
+    #[test]
+    fn gaps_are_over_pairs_and_need_in_domain() {
+        let tau = SplitReport { metric: Metric::KendallTau, accuracy: Some(0.5), ..pairs() };
+        let none = SplitReport { accuracy: None, accuracy_ci95: None, ..pairs() };
+        let splits =
+            vec![("in-domain".into(), pairs()), ("mutual-disjoint".into(), tau), ("empty".into(), none)];
+        let report = EvalReport::new("m".into(), Named(splits.clone()));
+        assert_eq!(report.gaps.0.len(), 1);
+        let gap = report.gaps.get("mutual-disjoint").unwrap();
+        // [0.25, 1] around 0.75, and around 0.5: 0.25 - hypot(0.5, 0.5), 0.25 + hypot(0.25, 0.25).
+        assert_eq!(gap.accuracy, 0.25);
+        assert!((gap.ci95[0] - (0.25 - 0.5f64.sqrt())).abs() < 1e-12);
+        assert!((gap.ci95[1] - (0.25 + 0.125f64.sqrt())).abs() < 1e-12);
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.contains(r#""gaps":{"mutual-disjoint":{"accuracy":0.25,"ci95":["#), "{json}");
+        assert_eq!(serde_json::from_str::<EvalReport>(&json).unwrap(), report);
+        assert!(EvalReport::new("m".into(), Named(splits[1..].to_vec())).gaps.is_empty());
+    }
+
+    #[test]
+    fn a_report_of_an_older_version_is_read() {
+        let old = r#"{"model":"m","splits":{"a":{"rows":1,"metric":"accuracy","accuracy":1.0,"accuracy_ci95":[1.0,1.0],
+            "ties":0,"kendall_tau":null,"kendall_tau_ci95":null,"longest_wins":1.0,"shortest_wins":0.0,
+            "hidden_norm_var":0.5,"reward_mean":0.0,"reward_std":1.0}}}"#;
+        let report: EvalReport = serde_json::from_str(old).unwrap();
+        let split = report.splits.get("a").unwrap();
+        assert!(split.calibration.is_none() && split.by.is_empty() && report.gaps.is_empty());
+        assert!(!serde_json::to_string(split).unwrap().contains("calibration"));
     }
 
     #[test]

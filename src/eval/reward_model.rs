@@ -7,14 +7,23 @@ use crate::diagnostics::norm;
 use crate::model::{ArmoRm, Keep, Pack, RewardModel};
 
 impl SequenceScorer for RewardModel {
-    /// One forward pass over all groups, prefixes shared, nothing kept.
     fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+        self.score_hidden(groups, &mut |_| {})
+    }
+
+    /// One forward pass over all groups, prefixes shared, nothing kept.
+    fn score_hidden(
+        &self,
+        groups: &[TokenGroup],
+        hidden: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<Vec<Scored>>> {
         let pack = Pack::new(groups);
         if pack.read.is_empty() {
             return Ok(vec![Vec::new(); groups.len()]);
         }
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
+        forward.hidden.chunks_exact(width).for_each(hidden);
         let scored = forward.rewards.iter().zip(forward.hidden.chunks_exact(width));
         let scored =
             scored.map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden), objectives: None });
@@ -23,9 +32,19 @@ impl SequenceScorer for RewardModel {
 }
 
 impl SequenceScorer for ArmoRm {
-    /// One forward pass over all groups, prefixes shared; the gate of a prompt is computed once.
     fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-        let scored = ArmoRm::score(self, groups)?.into_iter().map(|judged| Scored {
+        self.score_hidden(groups, &mut |_| {})
+    }
+
+    /// One forward pass over all groups, prefixes shared; the gate of a prompt is computed once.
+    fn score_hidden(
+        &self,
+        groups: &[TokenGroup],
+        hidden: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<Vec<Scored>>> {
+        let judged = ArmoRm::score(self, groups)?;
+        judged.iter().for_each(|judged| hidden(&judged.hidden));
+        let scored = judged.into_iter().map(|judged| Scored {
             reward: judged.score,
             hidden_norm: norm(&judged.hidden),
             objectives: Some(Box::new(judged.objectives)),

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Best, Checkpoints, LoopState, optimizer, trainer_s
 use crate::data::loader::Batch;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
-use crate::eval::{self, EvalReport, Origin, SequenceScorer, SplitReport, Splits, evaluate_split};
+use crate::eval::{self, EvalReport, Named, Origin, SequenceScorer, SplitReport, evaluate_split};
 use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
 use crate::model::reward_model::HeadInit;
@@ -347,8 +347,8 @@ impl<'a> Run<'a> {
         self.raise(&alarms)?;
         self.state.metrics_bytes = self.log.bytes();
         let judged = judge(self.config.best_metric.as_deref(), &splits)?;
-        self.report = (!splits.is_empty())
-            .then(|| EvalReport { model: self.folder.display().to_string(), splits: Splits(splits) });
+        self.report =
+            (!splits.is_empty()).then(|| EvalReport::new(self.folder.display().to_string(), Named(splits)));
         let Some((metric, value)) = judged else { return Ok(false) };
         let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
         if improved {

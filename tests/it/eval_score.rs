@@ -3,7 +3,7 @@
 use clap::Parser;
 use rmtrain::Error;
 use rmtrain::commands::{eval, score};
-use rmtrain::eval::{EvalReport, Metric};
+use rmtrain::eval::{By, EvalReport, Metric};
 use rmtrain::model::config::{Dtype, HeadInitStd};
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{DeviceChoice, RewardModel};
@@ -349,4 +349,165 @@ fn eval_alone_takes_the_newest_run_and_its_splits() {
     let unknown = crate::cli::rmtrain(world.0.path()).args(["eval", "--split", "nope"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("which has mutual-disjoint"));
+}
+
+/// Pairs with models and sources, and ranked rows, as splits of the run `runs/a`.
+fn world_with_splits() -> World {
+    let world = World::new();
+    let texts: Vec<String> =
+        (0..80).map(|i| format!("{}answer {}", "- ".repeat(i % 3), "x".repeat(i * 7 % 23))).collect();
+    let pairs: Vec<Value> = texts
+        .chunks(2)
+        .zip(0..)
+        .map(|(t, i)| {
+            json!({"prompt": format!("question {i}"), "chosen": t[0], "rejected": t[1], "subset": ["easy", "hard"][i % 2],
+                   "source": "s", "chosen-model": "m1", "rejected-model": ["m2", "m3"][i % 2]})
+        })
+        .collect();
+    let ranked: Vec<Value> = texts
+        .chunks(4)
+        .zip(0..)
+        .map(|(t, i)| json!({"prompt": format!("question {i}"), "responses": t, "scores": [4.0, 2.0, 3.0, 1.0]}))
+        .collect();
+    world.write("splits/in-domain.jsonl", &pairs);
+    world.write("splits/mutual-disjoint.jsonl", &ranked);
+    fs::write(world.path("runs/a/config.toml"), format!("[data]\nsplits_dir = {:?}\n", world.path("splits")))
+        .unwrap();
+    world
+}
+
+fn evaluated(world: &World, more: &[&str]) -> EvalReport {
+    let (model, out) = (world.path("runs/a"), world.path("report.json"));
+    eval(&[&["--model", &model, "--out", &out], more].concat()).unwrap();
+    serde_json::from_slice(&fs::read(&out).unwrap()).unwrap()
+}
+
+#[test]
+fn eval_reports_calibration_length_norms_and_rewards() {
+    let world = world_with_splits();
+    let report = evaluated(&world, &["--effective-rank"]);
+    for (name, split) in &report.splits.0 {
+        let calibration = split.calibration.unwrap();
+        assert!(calibration.ece >= 0.0 && calibration.nll > 0.0 && calibration.brier < 1.0, "{name}");
+        let length = split.length.unwrap();
+        assert!(length.controlled_accuracy.is_some() && length.reward_slope.is_some(), "{name}");
+        let hidden = split.hidden.unwrap();
+        assert_eq!(Some(hidden.norm_var), split.hidden_norm_var);
+        let rank = hidden.effective_rank.unwrap();
+        assert!((1.0..=24.0).contains(&rank) && hidden.norm_max >= hidden.norm_mean, "{name}: {rank}");
+        let rewards = split.rewards.as_ref().unwrap();
+        assert_eq!(rewards.histogram.counts.iter().sum::<u64>(), split.sequences);
+        let check = split.antisymmetry.unwrap();
+        assert_eq!(check.rows, split.rows.min(64));
+        assert!(check.max_difference < 1e-4, "{name}: {}", check.max_difference);
+        if split.metric == Metric::Accuracy {
+            let ties = split.ties as f64 / split.rows as f64;
+            assert!((split.accuracy.unwrap() + check.swapped_accuracy + ties - 1.0).abs() < 1e-9);
+        }
+    }
+    let gap = report.gaps.get("mutual-disjoint").unwrap();
+    let accuracy = |name: &str| report.splits.get(name).unwrap().accuracy.unwrap();
+    assert!((gap.accuracy - (accuracy("in-domain") - accuracy("mutual-disjoint"))).abs() < 1e-12);
+    let plain = evaluated(&world, &["--antisymmetry-rows", "0"]);
+    let split = plain.splits.get("in-domain").unwrap();
+    assert!(split.antisymmetry.is_none() && split.hidden.unwrap().effective_rank.is_none());
+    assert_eq!(split.accuracy, report.splits.get("in-domain").unwrap().accuracy);
+}
+
+#[test]
+fn eval_breaks_down_by_source_model_and_subset() {
+    let world = world_with_splits();
+    let report = evaluated(&world, &["--by", "source", "--by", "model", "--by", "subset", "--by", "model"]);
+    let split = report.splits.get("in-domain").unwrap();
+    let rows = |by: By| -> Vec<(&str, u64)> {
+        split.by[&by].iter().map(|(name, group)| (name.as_str(), group.rows)).collect()
+    };
+    assert_eq!(rows(By::Source), [("s", 40)]);
+    assert_eq!(rows(By::Model), [("m1", 40), ("m2", 20), ("m3", 20)]);
+    assert_eq!(rows(By::Subset), [("easy", 20), ("hard", 20)]);
+    let (halves, whole) = (&split.by[&By::Subset], split.accuracy.unwrap());
+    assert!(((halves["easy"].accuracy + halves["hard"].accuracy) / 2.0 - whole).abs() < 1e-12);
+    assert_eq!(split.by[&By::Model]["m1"].gold_win_rate, Some(1.0));
+    assert_eq!(split.by[&By::Model]["m1"].reward_win_rate, Some(whole));
+    let other = report.splits.get("mutual-disjoint").unwrap();
+    assert_eq!(other.by[&By::Source].keys().collect::<Vec<_>>(), ["mutual-disjoint.jsonl"]);
+}
+
+#[test]
+fn eval_compares_a_model_with_itself_and_with_another() {
+    let world = world_with_splits();
+    let itself = evaluated(&world, &["--compare", &world.path("runs/a/final")]).comparison.unwrap();
+    assert!(itself.model.ends_with("runs/a/final"));
+    for (name, split) in &itself.splits.0 {
+        assert_eq!(
+            (split.difference, split.p_bootstrap, split.left_out),
+            (Some(0.0), Some(1.0), 0),
+            "{name}"
+        );
+        assert_eq!(split.value, split.other);
+    }
+    let mcnemar = itself.splits.get("in-domain").unwrap().mcnemar.unwrap();
+    assert_eq!((mcnemar.b, mcnemar.c, mcnemar.p), (0, 0, 1.0));
+
+    // The same weights with the head turned round: right where the first one is wrong.
+    let other = world.path("other");
+    write_model(Path::new(&other));
+    turn_head(Path::new(&other));
+    let report = evaluated(&world, &["--compare", &other]);
+    let (split, own) = (report.comparison.as_ref().unwrap().splits.get("in-domain").unwrap(), &report.splits);
+    let own = own.get("in-domain").unwrap();
+    assert_eq!((split.rows, split.value), (own.rows, own.accuracy));
+    let swapped = 1.0 - own.accuracy.unwrap() - own.ties as f64 / own.rows as f64;
+    assert!((split.other.unwrap() - swapped).abs() < 1e-12);
+    let mcnemar = split.mcnemar.unwrap();
+    assert_eq!(mcnemar.b + mcnemar.c + own.ties, own.rows);
+
+    // A shorter context leaves rows to one model only.
+    fs::create_dir_all(world.path("runs/b")).unwrap();
+    fs::write(world.path("runs/b/config.toml"), "[data]\nmax_length = 40\n").unwrap();
+    write_model(Path::new(&world.path("runs/b/final")));
+    let report = evaluated(&world, &["--compare", &world.path("runs/b")]);
+    let (split, own) = (report.comparison.unwrap().splits, report.splits.get("in-domain").unwrap().rows);
+    let split = split.get("in-domain").unwrap();
+    assert!(split.left_out > 0 && split.rows > 0 && split.rows + split.left_out == own, "{split:?}");
+
+    let error = eval(&["--model", &world.path("runs/a"), "--compare", &world.path("splits")]).unwrap_err();
+    assert!(error.to_string().contains("found neither config.json"), "{error}");
+}
+
+/// Changes the sign of the reward head.
+fn turn_head(folder: &Path) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let fields: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let offset = |i: usize| fields["score.weight"]["data_offsets"][i].as_u64().unwrap() as usize;
+    for value in bytes[8 + header + offset(0)..8 + header + offset(1)].chunks_exact_mut(4) {
+        let turned = -f32::from_le_bytes((&*value).try_into().unwrap());
+        value.copy_from_slice(&turned.to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn the_tables_fit_a_terminal() {
+    let world = world_with_splits();
+    let args = ["eval", "--model", "runs/a", "--compare", "runs/a", "--by", "model", "--effective-rank"];
+    let done = crate::cli::rmtrain(world.0.path()).args(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{stderr}");
+    for line in stderr.lines() {
+        assert!(line.chars().count() <= 80 || line.starts_with("compared with"), "{line}");
+    }
+    for title in
+        ["in-domain minus", "calibration", "length", "|h|", "reward", "in-domain by model", "McNemar"]
+    {
+        assert!(stderr.contains(title), "no {title} in {stderr}");
+    }
+    let report: EvalReport = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report.splits.0.len(), 2);
+    let wrong = crate::cli::rmtrain(world.0.path()).args(["eval", "--by", "colour"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(message.contains("colour") && message.contains("subset"), "{message}");
 }

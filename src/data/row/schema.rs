@@ -151,8 +151,8 @@ impl Row {
             ),
         };
         let id = ["id", "prompt_id"].into_iter().find(|key| self.has(key)).map(|key| self.take(key));
-        let source = self.take("source");
-        Ok(Example { kind, id: id.and_then(label), source: label(source), prompt, responses, margin })
+        let [source, subset] = ["source", "subset"].map(|key| label(self.take(key)));
+        Ok(Example { kind, id: id.and_then(label), source, subset, prompt, responses, margin })
     }
 
     /// `chosen` and `rejected` in any of their forms.

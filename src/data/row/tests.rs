@@ -29,12 +29,13 @@ fn scores(example: &Example) -> Vec<Option<f64>> {
 fn a_pair_of_strings_keeps_what_is_known_about_it() {
     let example = read(json!({
         "prompt": "p", "chosen": "c", "rejected": "r", "chosen-model": "m1", "rejected-model": "m2",
-        "chosen-rating": 4.5, "score_rejected": "2", "margin": 0.5, "id": 7, "source": "s",
+        "chosen-rating": 4.5, "score_rejected": "2", "margin": 0.5, "id": 7, "source": "s", "subset": 3,
     }));
     assert_is_pair(&example, &[("user", "p")], "c", "r");
     assert_eq!(scores(&example), [Some(4.5), Some(2.0)]);
     assert_eq!(example.responses[1].model.as_deref(), Some("m2"));
     assert_eq!((example.id.as_deref(), example.source.as_deref()), (Some("7"), Some("s")));
+    assert_eq!(example.subset.as_deref(), Some("3"));
     assert_eq!(example.margin, Some(0.5));
 }
 

@@ -20,7 +20,7 @@ mod tests;
 
 pub use manifest::{Group, Manifest, Outputs, Rule, Total};
 pub use outputs::OutputFiles;
-pub use report::{BenchReport, Figure, Named};
+pub use report::{BenchReport, Figure};
 pub use score::{BenchOptions, ScoredRow, score_benchmark};
 pub use stored::read_scores;
 pub use table::bench_table;

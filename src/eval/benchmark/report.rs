@@ -2,8 +2,8 @@
 
 use super::reward_bench::{Present, row_weights, section_weights, total_weights};
 use super::{Collected, GroupRows, Manifest, Outcome, Row, Rule};
-use crate::eval::bootstrap;
-use serde::{Serialize, Serializer};
+use crate::eval::{Named, bootstrap};
+use serde::Serialize;
 
 /// A figure and its 95% interval, null where it is undefined.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -26,27 +26,6 @@ impl Figure {
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Values by name, in an order that means something. A JSON object.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Named<T>(pub Vec<(String, T)>);
-
-impl<T> Named<T> {
-    /// The value of that name.
-    pub fn get(&self, name: &str) -> Option<&T> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<T: Serialize> Serialize for Named<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
 }
 
 /// The figures of one group.

@@ -1,4 +1,5 @@
-"""Writes expected.json: Kendall's tau-b by scipy.stats.kendalltau, undefined values as null.
+"""Writes expected.json (cases by name) and random.json (2,000 random vectors with ties, as [x, y, tau]): Kendall's
+tau-b by scipy.stats.kendalltau, undefined values as null.
 
 usage: python generate.py    (needs numpy and scipy; deterministic)
 """
@@ -33,10 +34,25 @@ for n in (2, 3, 4, 4, 4, 5, 7, 17, 64, 257):
         cases.append((f"{levels} levels, {n}", x.tolist(), y.tolist()))
         cases.append((f"{levels} levels against continuous, {n}", x.tolist(), rng.normal(size=n).tolist()))
 
+
+
+def tau_b(x, y):
+    tau = float(kendalltau(x, y, variant="b").statistic)
+    return None if math.isnan(tau) else tau
+
+
 rows = []
 for name, x, y in cases:
     x, y = [float(v) for v in x], [float(v) for v in y]
-    tau = float(kendalltau(x, y, variant="b").statistic)
-    rows.append({"name": name, "x": x, "y": y, "tau": None if math.isnan(tau) else tau})
+    rows.append({"name": name, "x": x, "y": y, "tau": tau_b(x, y)})
 out = pathlib.Path(__file__).with_name("expected.json")
 out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+random = []
+for _ in range(2000):
+    n, levels = int(rng.integers(2, 15)), int(rng.integers(1, 8))
+    x = rng.integers(0, levels, size=n)
+    y = np.where(rng.random(n) < 0.5, x, rng.integers(0, levels, size=n))
+    random.append([x.tolist(), y.tolist(), tau_b(x.astype(float), y.astype(float))])
+text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in random)
+out.with_name("random.json").write_text(f"[\n{text}\n]\n")
