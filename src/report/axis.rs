@@ -125,6 +125,10 @@ fn label(value: f64, step: f64, largest: f64) -> String {
     let power = step.log10().floor() as i32;
     let is_half = (step / 10f64.powi(power) * 10.0).round() % 10.0 != 0.0;
     let decimals = (i32::from(is_half) - power).clamp(0, 8) as usize;
+    // 0.00025 is longer than the room beside the axis.
+    if decimals > 4 && largest < 1.0 {
+        return scientific(value, 2);
+    }
     format!("{value:.decimals$}")
 }
 
@@ -159,6 +163,7 @@ mod tests {
             ["9.7980", "9.7985", "9.7990", "9.7995", "9.8000"]
         );
         assert_eq!(labels(&Axis::linear([0.0, 2e-5]).unwrap()), ["0", "5e-6", "1e-5", "1.5e-5", "2e-5"]);
+        assert_eq!(labels(&Axis::linear([0.0, 1e-3]).unwrap()), ["0", "2.5e-4", "5e-4", "7.5e-4", "1e-3"]);
         let one = Axis::linear([4.0]).unwrap();
         assert!(one.lo < 4.0 && one.hi > 4.0 && one.ticks.len() > 2);
         assert_eq!(Axis::linear([f64::NAN]), None);

@@ -217,7 +217,7 @@ pub fn comparisons(runs: &[Run]) -> Table {
         })
     });
     Table {
-        head: ["set", "difference of", "accuracy", "95% from", "to", "p (bootstrap)", "p (McNemar)"]
+        head: ["set", "difference of", "difference", "95% from", "to", "p (bootstrap)", "p (McNemar)"]
             .map(String::from)
             .into(),
         rows: rows.collect(),
