@@ -178,10 +178,11 @@ fn plan_rows(
         return Err(Error::Data {
             path: config.inputs[0].name.to_path_buf(),
             reason: format!(
-                "no usable row among {} (dropped: {:?}): expected rows with at least two scored responses by different \
+                "no usable row among {} (dropped: {:?}; responses: {:?}): expected rows with at least two scored responses by different \
                  training models",
                 catalog.files.iter().map(|file| file.rows).sum::<u64>(),
-                dropped.rows
+                dropped.rows,
+                dropped.responses
             ),
         });
     }

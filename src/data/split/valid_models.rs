@@ -69,12 +69,13 @@ fn answers<'a>(config: &SplitConfig, catalog: &'a Catalog) -> Vec<Answers<'a>> {
 /// Draws among those that answer nine prompts in ten where there are enough of them (so that a held-out row has all
 /// four), else among all.
 fn draw(config: &SplitConfig, catalog: &Catalog, answers: &[Answers]) -> Result<(BTreeSet<String>, String)> {
-    if answers.len() < DRAWN + 2 {
+    let named: BTreeSet<&String> = catalog.models.iter().collect();
+    if named.len() < DRAWN + 2 {
         return Err(Error::Usage(format!(
             "split: found {} named models{}, expected at least {} to hold out {DRAWN} of them: name fewer with \
              --valid-models",
-            answers.len(),
-            listed(&catalog.models.iter().collect()),
+            named.len(),
+            listed(&named),
             DRAWN + 2
         )));
     }
@@ -84,10 +85,12 @@ fn draw(config: &SplitConfig, catalog: &Catalog, answers: &[Answers]) -> Result<
     let (mut candidates, whence) = if frequent.len() >= DRAWN {
         (frequent, "among the models that answer at least 90% of the rows")
     } else {
-        (
-            answers.iter().map(|m| m.model).collect(),
-            "among all models; none answers most rows, so held-out rows have fewer responses",
-        )
+        // Where hardly any response can be used (a misspelt score field), the planning of rows says why.
+        let names = match answers.len() {
+            0..=DRAWN => named.into_iter().map(String::as_str).collect(),
+            _ => answers.iter().map(|m| m.model).collect(),
+        };
+        (names, "among all models; none answers most rows, so held-out rows have fewer responses")
     };
     rng::shuffle(&mut rng::stream(config.seed, "split:valid-models", 0), &mut candidates);
     candidates.truncate(DRAWN);
