@@ -244,18 +244,18 @@ fn rows(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::RowKind;
+    use crate::data::{Origin, RowKind};
     use crate::eval::test_support::judged_row;
     use crate::eval::{By, Evaluation, JudgedRow, Named, compare};
 
     /// Three of four pairs are right, one of them by the shorter response; one is a tie.
     fn pairs() -> Evaluation {
         let points = [(2.0, 9), (3.0, 5), (1.0, 9), (-1.0, 9)];
-        let row = |&(reward, length): &(f64, usize)| {
+        let row = |(line, &(reward, length)): (u64, &(f64, usize))| {
             let row = judged_row(RowKind::Pair, &[(1.0, reward, length), (0.0, -1.0, 7)]);
-            JudgedRow { markdown: vec![1, 0], ..row }
+            JudgedRow { markdown: vec![1, 0], origin: Origin { line, ..row.origin }, ..row }
         };
-        Evaluation { rows: points.iter().map(row).collect(), ..Evaluation::default() }
+        Evaluation { rows: (1..).zip(&points).map(row).collect(), ..Evaluation::default() }
     }
 
     fn report(by: &[By]) -> EvalReport {
