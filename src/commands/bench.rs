@@ -8,11 +8,11 @@ use crate::base::interrupt;
 use crate::base::reader::Words;
 use crate::data::config::Overlong;
 use crate::data::source::{RawRow, Rows, SourceFile, resolve};
-use crate::eval::OnError;
 use crate::eval::benchmark::{
     BenchOptions, BenchReport, Collected, Manifest, Named, OutputFiles, ScoredRow, bench_table, read_scores,
     score_benchmark,
 };
+use crate::eval::{OnError, Reduce};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -62,6 +62,9 @@ pub struct BenchArgs {
 struct Report {
     /// Null where the scores were stored.
     model: Option<String>,
+    /// Absent where the rewards of an ensemble are reduced by their mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduce: Option<Reduce>,
     benchmarks: Named<BenchReport>,
 }
 
@@ -99,7 +102,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         reports.push((manifest.name.clone(), report));
     }
-    let report = Report { model: model.map(|model| model.name), benchmarks: Named(reports) };
+    let reduce = model.as_ref().and_then(|model| model.reduce);
+    let report = Report { model: model.map(|model| model.name), reduce, benchmarks: Named(reports) };
     if let Some(out) = &args.out {
         print_json(&report, Some(&out.join("bench.json")))?;
     }

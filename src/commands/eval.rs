@@ -71,7 +71,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     };
     let score_field = args.score_field.clone().or(run.score_field);
     let score_field = score_field.unwrap_or_else(|| crate::data::Config::default().score_field);
-    let mut report = EvalReport { model: loaded.name.clone(), splits: Splits::default() };
+    let mut report =
+        EvalReport { model: loaded.name.clone(), reduce: loaded.reduce, splits: Splits::default() };
     for split in splits {
         let bar = RowsBar::new(&split.name);
         let field = score_field.clone();

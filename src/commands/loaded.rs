@@ -5,8 +5,8 @@ use crate::base::reader::Words;
 use crate::data::config::ChatTemplateSource;
 use crate::data::tokenize::{DateOrigin, EncodeConversation};
 use crate::data::{Message, Tokenizer};
-use crate::eval::{DEFAULT_BATCH_TOKENS, SequenceScorer};
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::eval::{DEFAULT_BATCH_TOKENS, Reduce, Reduced, SequenceScorer};
+use crate::model::config::Dtype;
 use crate::model::config_json::{self, HeadKind};
 use crate::model::reward_model::HeadInit;
 use crate::model::{DeviceChoice, RewardModel};
@@ -36,6 +36,9 @@ pub struct ModelFlags {
     /// Tokens computed at once; a memory knob, scores change by rounding at most
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: u32,
+    /// What the rewards of an ensemble's heads become; with one head both are the same
+    #[arg(long, value_enum, default_value = "mean")]
+    pub reduce: Reduce,
 }
 
 impl ModelFlags {
@@ -47,6 +50,8 @@ impl ModelFlags {
 /// A model that scores, and the tokenizer that speaks its language.
 pub struct LoadedModel {
     pub scorer: Box<dyn SequenceScorer>,
+    /// How rewards of several heads are reduced; `None` where it is by their mean.
+    pub reduce: Option<Reduce>,
     pub tokenizer: Arc<dyn EncodeConversation>,
     /// Tokens of context that the model was made for.
     pub max_positions: usize,
@@ -80,8 +85,10 @@ impl LoadedModel {
         }
         let tokenizer =
             CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: config.decoder.vocab_size };
+        let (scorer, reduce) = load_scorer(&folder, flags)?;
         Ok(Self {
-            scorer: load_scorer(&folder, flags)?,
+            scorer,
+            reduce,
             tokenizer: Arc::new(tokenizer),
             max_positions: config.decoder.max_position_embeddings,
             name: if Path::new(model).is_dir() { folder.display().to_string() } else { model.to_owned() },
@@ -90,11 +97,18 @@ impl LoadedModel {
 }
 
 /// The engine's part: the weights on their device.
-fn load_scorer(folder: &Path, flags: &ModelFlags) -> Result<Box<dyn SequenceScorer>> {
+fn load_scorer(folder: &Path, flags: &ModelFlags) -> Result<(Box<dyn SequenceScorer>, Option<Reduce>)> {
     let device = flags.device.open()?;
     // Never drawn: a folder without a head was refused above.
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-    Ok(Box::new(RewardModel::load(folder, &device, flags.dtype, head)?))
+    let model = RewardModel::load(folder, &device, flags.dtype, HeadInit::default())?;
+    match flags.reduce {
+        Reduce::Min if model.head_count() == 1 => {
+            eprintln!("hint: --reduce min changes nothing, {} has one head", folder.display());
+            Ok((Box::new(model), None))
+        }
+        Reduce::Mean => Ok((Box::new(model), None)),
+        reduce => Ok((Box::new(Reduced { scorer: model, reduce }), Some(reduce))),
+    }
 }
 
 /// The model folder that `model` means.

@@ -192,7 +192,8 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
 
     let device = config.train.device.open()?;
     let dtype = compute_dtype(device.is_cpu(), config.model.dtype);
-    let storage = Storage::new(&decoder, dtype, device.is_cpu(), config.model.freeze, config.optim.moments);
+    let storage = Storage::new(&decoder, dtype, device.is_cpu(), config.model.freeze, config.optim.moments)
+        .with_heads(&decoder, config.model.heads);
     let memory = Memory::new(&decoder, &storage, &config.train, Budget::new(&config.train, &device, 0));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, device.is_cpu()));

@@ -103,6 +103,7 @@ fn add(tally: &mut Tally, row: &ReadyRow, scored: &[Scored]) -> Result<()> {
         .collect();
     let norms: Vec<f64> = scored.iter().map(|s| s.hidden_norm).collect();
     tally.add(row.kind, &judged, &norms);
+    scored.iter().filter_map(|s| s.disagreement).for_each(|heads| tally.add_spread(heads.spread));
     tally.tokens += row.tokens as u64;
     tally.truncated += u64::from(row.truncated);
     tally.responses_without_gold += row.without_gold;
@@ -365,7 +366,7 @@ mod tests {
         struct Diverged;
         impl SequenceScorer for Diverged {
             fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let bad = Scored { reward: f64::INFINITY, hidden_norm: 1.0 };
+                let bad = Scored { reward: f64::INFINITY, hidden_norm: 1.0, disagreement: None };
                 Ok(groups.iter().map(|g| vec![bad; g.sequences.len()]).collect())
             }
         }

@@ -4,12 +4,14 @@
 
 use crate::Result;
 use crate::data::TokenGroup;
+use crate::model::Disagreement;
 
 mod accuracy;
 pub mod benchmark;
 pub mod bootstrap;
 mod evaluate;
 pub mod kendall;
+mod reduce;
 mod report;
 mod rescore;
 mod reward_model;
@@ -23,6 +25,7 @@ mod window;
 pub use crate::data::Origin;
 pub use accuracy::{Agreement, Judged, agreement};
 pub use evaluate::{Options, Progress, evaluate_split};
+pub use reduce::{Reduce, Reduced};
 pub use report::{EvalReport, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions, ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};
@@ -34,6 +37,8 @@ pub struct Scored {
     pub reward: f64,
     /// Norm of the last token's hidden state after the final norm.
     pub hidden_norm: f64,
+    /// How the heads of an ensemble differ about it, whatever `reward` is reduced to; `None` where there is one head.
+    pub disagreement: Option<Disagreement>,
 }
 
 /// Anything that scores token sequences: a model on a device, or a stand-in for it in a test.

@@ -1,5 +1,6 @@
 //! The eval report: what `eval` prints as JSON and what training logs after each evaluation.
 
+use super::reduce::Reduce;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -9,6 +10,9 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     pub model: String,
+    /// How the rewards of an ensemble's heads were reduced; absent where it is by their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<Reduce>,
     pub splits: Splits,
 }
 
@@ -111,6 +115,9 @@ pub struct SplitReport {
     pub reward_mean: Option<f64>,
     /// Population standard deviation over all sequences.
     pub reward_std: Option<f64>,
+    /// Mean over all sequences of the population standard deviation of rewards over the heads; absent with one head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_spread_mean: Option<f64>,
     /// Rows whose tau-b is defined: the reward is not the same for all responses.
     #[serde(default)]
     pub kendall_tau_rows: u64,
@@ -166,6 +173,7 @@ pub(super) mod tests {
             hidden_norm_var: Some(1.5),
             reward_mean: Some(-0.125),
             reward_std: Some(2.0),
+            head_spread_mean: None,
             kendall_tau_rows: 0,
             sequences: 8,
             tokens: 100,
@@ -178,7 +186,7 @@ pub(super) mod tests {
     #[test]
     fn the_json_has_the_names_of_the_contract_in_order() {
         let splits = Splits(vec![("zebra".into(), pairs()), ("in-domain".into(), pairs())]);
-        let report = EvalReport { model: "runs/a/final".into(), splits };
+        let report = EvalReport { model: "runs/a/final".into(), reduce: None, splits };
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.starts_with(
             r#"{"model":"runs/a/final","splits":{"zebra":{"rows":4,"metric":"accuracy","accuracy":0.75,"accuracy_ci95":[0.25,1.0],"ties":1,"kendall_tau":null,"kendall_tau_ci95":null,"longest_wins":0.5,"shortest_wins":0.25,"hidden_norm_var":1.5,"reward_mean":-0.125,"reward_std":2.0,"#

@@ -7,6 +7,7 @@ use super::{Origin, Scored, SequenceScorer};
 use crate::data::source::RawRow;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Config, Example, RowKind, TokenGroup};
+use crate::model::Disagreement;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ pub struct ScoreSummary {
     /// Rows that came back as an error.
     pub failed: u64,
     /// Fields that had a score's name in the input and are now called `input_..`, with the number of rows.
-    pub renamed: BTreeMap<&'static str, u64>,
+    pub renamed: BTreeMap<String, u64>,
 }
 
 /// A row that was read but not yet scored.
@@ -52,7 +53,9 @@ struct Row {
 }
 
 /// Writes every row of `rows` to `out` as one line of JSON, with `score` (one response), `score_chosen` and
-/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added.
+/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added. An ensemble adds each
+/// of them twice more, with `_min` (the lowest reward of any head) and `_spread` (the population standard deviation
+/// over the heads).
 ///
 /// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
 /// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
@@ -148,16 +151,23 @@ fn prepare(row: RawRow, encoder: &dyn EncodeConversation, max_length: usize) -> 
 }
 
 /// The row's own fields and its scores.
-fn answer(
-    row: Row,
-    scores: &[Scored],
-    renamed: &mut BTreeMap<&'static str, u64>,
-) -> Result<Map<String, Value>> {
+fn answer(row: Row, scores: &[Scored], renamed: &mut BTreeMap<String, u64>) -> Result<Map<String, Value>> {
     if let Some(bad) = scores.iter().find(|s| !s.reward.is_finite()) {
         return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
     }
     let rewards: Vec<f64> = scores.iter().map(|s| s.reward).collect();
-    with_scores(row.fields, row.kind, &rewards, renamed).map_err(|reason| row.origin.error(reason))
+    // All of them, or none: heads belong to the model.
+    let heads: Option<Vec<Disagreement>> = scores.iter().map(|s| s.disagreement).collect();
+    let (mut fields, kind) = (row.fields, row.kind);
+    let mut add = |suffix: &str, figures: &[f64]| {
+        add_figures(&mut fields, kind, suffix, figures, renamed).map_err(|reason| row.origin.error(reason))
+    };
+    add("", &rewards)?;
+    if let Some(heads) = heads {
+        add("_min", &heads.iter().map(|heads| heads.min).collect::<Vec<_>>())?;
+        add("_spread", &heads.iter().map(|heads| heads.spread).collect::<Vec<_>>())?;
+    }
+    Ok(fields)
 }
 
 /// A row's fields with the scores of its responses added, in the form that goes with its kind.
@@ -168,31 +178,44 @@ pub(super) fn with_scores(
     mut fields: Map<String, Value>,
     kind: RowKind,
     rewards: &[f64],
-    renamed: &mut BTreeMap<&'static str, u64>,
+    renamed: &mut BTreeMap<String, u64>,
 ) -> Result<Map<String, Value>, String> {
-    let graded = graded_lists(&fields, rewards.len());
-    let rewards: Vec<Value> = rewards.iter().map(|reward| json!(reward)).collect();
-    let mut add = |key: &'static str, input_key: &'static str, score: Value| {
-        if let Some(own) = fields.insert(key.into(), score) {
+    add_figures(&mut fields, kind, "", rewards, renamed)?;
+    Ok(fields)
+}
+
+/// Adds one figure of every response, under the names that scores have in a row of this kind, with `suffix`.
+fn add_figures(
+    fields: &mut Map<String, Value>,
+    kind: RowKind,
+    suffix: &str,
+    figures: &[f64],
+    renamed: &mut BTreeMap<String, u64>,
+) -> Result<(), String> {
+    let graded = graded_lists(fields, figures.len());
+    let figures: Vec<Value> = figures.iter().map(|figure| json!(figure)).collect();
+    let mut add = |name: &str, figure: Value| {
+        let key = format!("{name}{suffix}");
+        if let Some(own) = fields.insert(key.clone(), figure) {
+            fields.entry(format!("input_{key}")).or_insert(own);
             *renamed.entry(key).or_default() += 1;
-            fields.entry(input_key).or_insert(own);
         }
     };
-    match (kind, rewards.as_slice()) {
-        (RowKind::Single, [score]) => add("score", "input_score", score.clone()),
+    match (kind, figures.as_slice()) {
+        (RowKind::Single, [figure]) => add("score", figure.clone()),
         (RowKind::Pair, [chosen, rejected]) => {
-            add("score_chosen", "input_score_chosen", chosen.clone());
-            add("score_rejected", "input_score_rejected", rejected.clone());
+            add("score_chosen", chosen.clone());
+            add("score_rejected", rejected.clone());
         }
         (RowKind::Ranked, _) if let Some(chosen) = graded => {
-            let (chosen, rejected) = rewards.split_at(chosen);
-            add("score_chosen", "input_score_chosen", chosen.into());
-            add("score_rejected", "input_score_rejected", rejected.into());
+            let (chosen, rejected) = figures.split_at(chosen);
+            add("score_chosen", chosen.into());
+            add("score_rejected", rejected.into());
         }
-        (RowKind::Ranked, _) => add("scores", "input_scores", Value::Array(rewards)),
-        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", rewards.len())),
+        (RowKind::Ranked, _) => add("scores", Value::Array(figures)),
+        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", figures.len())),
     }
-    Ok(fields)
+    Ok(())
 }
 
 /// How many of the responses are the chosen ones, where a row holds lists of right and wrong answers.
@@ -280,6 +303,53 @@ mod tests {
         assert_eq!(row.get("scores"), None);
     }
 
+    /// Three heads, whose rewards are the length of a sequence times 1, 2 and 6.
+    struct Ensemble;
+
+    impl SequenceScorer for Ensemble {
+        fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+            let scored = |ids: &Vec<u32>| {
+                let length = ids.len() as f64;
+                let disagreement =
+                    Some(Disagreement { min: length, spread: length * (14.0f64 / 3.0).sqrt() });
+                Scored { reward: 3.0 * length, hidden_norm: 1.0, disagreement }
+            };
+            Ok(groups.iter().map(|g| g.sequences.iter().map(scored).collect()).collect())
+        }
+    }
+
+    #[test]
+    fn an_ensemble_adds_its_lowest_reward_and_its_spread_to_every_kind() {
+        let mut out = Vec::new();
+        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let input = rows(&[
+            r#"{"prompt":"p","response":"r","score_min":7}"#,
+            r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
+            r#"{"prompt":"p","responses":["a","bc"]}"#,
+            r#"{"prompt":"p","chosen":["a","bc"],"rejected":["d"]}"#,
+        ]);
+        let encoder = Arc::new(ByteEncoder);
+        let summary = score_rows(input, encoder, &Ensemble, &options, ("out", &mut out), |_| {}).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // A response of n bytes makes n + 4 tokens of this prompt.
+        let spread = |length: u32| json!(f64::from(length) * (14.0f64 / 3.0).sqrt());
+        let expected = [
+            json!({"prompt": "p", "response": "r", "score": 15.0, "score_min": 5.0, "input_score_min": 7,
+                   "score_spread": spread(5)}),
+            json!({"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 24.0,
+                   "score_rejected": 21.0, "score_chosen_min": 8.0, "score_rejected_min": 7.0,
+                   "score_chosen_spread": spread(8), "score_rejected_spread": spread(7)}),
+            json!({"prompt": "p", "responses": ["a", "bc"], "scores": [15.0, 18.0], "scores_min": [5.0, 6.0],
+                   "scores_spread": [spread(5), spread(6)]}),
+            json!({"prompt": "p", "chosen": ["a", "bc"], "rejected": ["d"], "score_chosen": [15.0, 18.0],
+                   "score_rejected": [15.0], "score_chosen_min": [5.0, 6.0], "score_rejected_min": [5.0],
+                   "score_chosen_spread": [spread(5), spread(6)], "score_rejected_spread": [spread(5)]}),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(summary.renamed, BTreeMap::from([("score_min".to_owned(), 1)]));
+    }
+
     #[test]
     fn scores_round_trip() {
         let (_, lines) = score(rows(&[r#"{"prompt":"p","response":"r"}"#]), OnError::Fail, 1000);
@@ -299,7 +369,7 @@ mod tests {
             lines,
             [format!(r#"{{"prompt":"p","responses":["a"],"scores":[{a:?}],"id":"x","input_scores":[9.5]}}"#)]
         );
-        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("scores", 1)]));
+        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("scores".to_owned(), 1)]));
     }
 
     #[test]
@@ -343,7 +413,7 @@ mod tests {
         struct Diverged;
         impl SequenceScorer for Diverged {
             fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0 };
+                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0, disagreement: None };
                 Ok(groups.iter().map(|g| vec![nan; g.sequences.len()]).collect())
             }
         }

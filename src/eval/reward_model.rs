@@ -15,11 +15,14 @@ impl SequenceScorer for RewardModel {
         }
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
-        let mut scored = forward
-            .rewards
-            .iter()
-            .zip(forward.hidden.chunks_exact(width))
-            .map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden) });
+        let disagreements = forward.by_head.disagreements();
+        let rewards = forward.rewards.iter().zip(disagreements);
+        let mut scored =
+            rewards.zip(forward.hidden.chunks_exact(width)).map(|((&reward, disagreement), hidden)| Scored {
+                reward,
+                hidden_norm: norm(hidden),
+                disagreement,
+            });
         Ok(groups.iter().map(|group| scored.by_ref().take(group.sequences.len()).collect()).collect())
     }
 }

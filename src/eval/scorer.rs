@@ -109,7 +109,11 @@ pub(super) mod tests {
     impl SequenceScorer for IdScorer {
         fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
             self.calls.borrow_mut().push(groups.iter().map(|g| packed_tokens(&g.sequences)).sum());
-            let scored = |ids: &Vec<u32>| Scored { reward: reward_of(ids), hidden_norm: ids.len() as f64 };
+            let scored = |ids: &Vec<u32>| Scored {
+                reward: reward_of(ids),
+                hidden_norm: ids.len() as f64,
+                disagreement: None,
+            };
             Ok(groups.iter().map(|g| g.sequences.iter().map(scored).collect()).collect())
         }
     }

@@ -83,6 +83,9 @@ fn notes(split: &SplitReport) -> Vec<String> {
     if split.responses_without_gold > 0 {
         notes.push(format!("{} responses without a gold score left out", split.responses_without_gold));
     }
+    if let Some(spread) = split.head_spread_mean {
+        notes.push(format!("rewards spread by {spread:.4} over the heads, on average"));
+    }
     let undefined = split.rows - split.kendall_tau_rows.min(split.rows);
     if split.metric == Metric::KendallTau && undefined > 0 {
         notes.push(format!("{} with equal rewards only, where tau-b is undefined", rows(undefined)));
@@ -116,7 +119,7 @@ mod tests {
             ..pairs()
         };
         let splits = Splits(vec![("in-domain".into(), pairs()), ("mutual-disjoint".into(), empty)]);
-        let text = table(&EvalReport { model: "m".into(), splits });
+        let text = table(&EvalReport { model: "m".into(), reduce: None, splits });
         let expected = "\
 split            rows  metric     value  95% interval      ties  longest  shortest  |h| var          reward
 in-domain           4  accuracy  0.7500  [0.2500, 1.0000]     1   0.5000    0.2500   1.5000  -0.125 ± 2.000

@@ -15,6 +15,7 @@ pub(super) struct Tally {
     taus: Vec<f64>,
     rewards: Moments,
     norms: Moments,
+    spreads: Moments,
     ties: u64,
     has_ranked: bool,
     pub tokens: u64,
@@ -42,6 +43,11 @@ impl Tally {
         hidden_norms.iter().for_each(|&norm| self.norms.add(norm));
     }
 
+    /// Adds how far the heads of an ensemble differ about a sequence.
+    pub fn add_spread(&mut self, spread: f64) {
+        self.spreads.add(spread);
+    }
+
     pub fn report(self) -> SplitReport {
         let metric = if self.has_ranked { Metric::KendallTau } else { Metric::Accuracy };
         let taus = if self.has_ranked { self.taus } else { Vec::new() };
@@ -58,6 +64,7 @@ impl Tally {
             hidden_norm_var: self.norms.variance(),
             reward_mean: self.rewards.mean(),
             reward_std: self.rewards.variance().map(f64::sqrt),
+            head_spread_mean: self.spreads.mean(),
             kendall_tau_rows: taus.len() as u64,
             sequences: self.rewards.count,
             tokens: self.tokens,

@@ -1,6 +1,7 @@
 //! A few real optimizer steps that leave nothing behind.
 
 use super::config::Config;
+use super::head_share::HeadShare;
 use super::memory::Memory;
 use super::step::{StepPlan, step};
 use crate::base::interrupt;
@@ -25,7 +26,9 @@ pub fn measure(
     let head = model.head();
     model.parameters_mut().set_decays(head, optim.decay_head);
     let memory = Memory::of_loaded(&model, config, optim.moments);
-    let plan = StepPlan { terms, micro_batch_tokens: config.micro_batch_tokens, memory };
+    // Which pairs a head learns from makes no difference in time.
+    let head_share = HeadShare::ALL;
+    let plan = StepPlan { terms, micro_batch_tokens: config.micro_batch_tokens, memory, head_share };
     let mut optimizer = AdamW::new(optim, model.parameters())?;
     let mut gradients = model.gradients()?;
     let mut seconds = Vec::new();

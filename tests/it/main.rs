@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod data;
 mod engine;
+mod ensemble;
 mod eval_score;
 mod hub;
 mod layering;

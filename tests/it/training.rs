@@ -37,41 +37,47 @@ eval_every = 8
 save_every = 3
 "#;
 
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("run.toml"), CONFIG).unwrap();
         Self(folder)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn fit(&self, out: &str, flags: &[&str]) -> Command {
+    /// The built binary in this folder.
+    pub(crate) fn rmtrain(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
         command.current_dir(self.0.path());
+        command
+    }
+
+    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
+        let mut command = self.rmtrain();
         command.args(["fit", "--config", "run.toml", "--out", out]).args(flags);
         command
     }
 
-    fn fitted(&self, out: &str, flags: &[&str]) -> PathBuf {
+    pub(crate) fn fitted(&self, out: &str, flags: &[&str]) -> PathBuf {
         succeed(self.fit(out, flags).output().unwrap());
         self.path(out)
     }
 }
 
 #[track_caller]
-fn succeed(output: Output) -> String {
+pub(crate) fn succeed(output: Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{:?}\n{stderr}", output.status);
     stderr
 }
 
 /// The lines of `metrics.jsonl` without what depends on the clock.
-fn metrics(run: &Path) -> Vec<Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -81,12 +87,12 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(timeless).collect()
 }
 
-fn steps(run: &Path) -> Vec<Value> {
+pub(crate) fn steps(run: &Path) -> Vec<Value> {
     metrics(run).into_iter().filter(|line| line["kind"] == "step").collect()
 }
 
 /// Every file of a folder with its bytes.
-fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -99,7 +105,7 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[track_caller]
-fn assert_same_run(a: &Path, b: &Path) {
+pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
     let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();

@@ -5,10 +5,11 @@ use crate::base::rng;
 use crate::data::TokenPair;
 use crate::kernels::cuda;
 use crate::model::RewardModel;
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::config::Dtype;
 use crate::model::reward_model::HeadInit;
 use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use crate::optim::{self, AdamW, clip};
+use crate::trainer::head_share::HeadShare;
 use crate::trainer::memory::Memory;
 use crate::trainer::step::{StepPlan, step};
 use crate::{objective, trainer};
@@ -69,9 +70,8 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
         "model_type": "qwen2", "vocab_size": VOCAB, "hidden_size": 128, "intermediate_size": 256,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
     let shape = shape.as_object().cloned().unwrap_or_default();
-    let mut model = RewardModel::random(&shape, device, Some(dtype), head)?;
+    let mut model = RewardModel::random(&shape, device, Some(dtype), HeadInit::default())?;
     let (config, optim) = (trainer::Config::default(), optim::Config::default());
     let plan = StepPlan {
         terms: vec![
@@ -85,6 +85,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
         ],
         micro_batch_tokens: MICRO_BATCH_TOKENS,
         memory: Memory::of_loaded(&model, &config, optim.moments),
+        head_share: HeadShare::ALL,
     };
     let mut optimizer = AdamW::new(&optim, model.parameters())?;
     let mut gradients = model.gradients()?;
