@@ -4,7 +4,7 @@ use crate::config::RunConfig;
 use crate::data::{Tokenizer, sandbox};
 use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::reward_model::HeadInit;
-use crate::model::{RewardModel, ensemble_file};
+use crate::model::{self, RewardModel, ensemble_file};
 use crate::{Error, Result, hub};
 use std::path::Path;
 
@@ -44,9 +44,8 @@ pub(super) fn load_tokenizer(config: &RunConfig, folder: &Path) -> Result<Tokeni
 /// The model on its device: the checkpoint's where the run goes on from one.
 pub(super) fn load_model(config: &RunConfig, checkpoint: Option<&Path>) -> Result<RewardModel> {
     let device = config.train.device.open()?;
-    let heads = &config.model;
-    let head = HeadInit { count: heads.heads, std: heads.head_init_std, seed: config.train.seed };
-    let dtype = config.model.dtype;
+    let model::Config { heads: count, head_init_std: std, dtype, .. } = config.model;
+    let head = HeadInit { count, std, seed: config.train.seed };
     let load = |folder: &Path| {
         let model = RewardModel::load(folder, &device, dtype, head)?;
         match heads_problem(folder, model.head_count(), head.count) {

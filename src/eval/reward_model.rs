@@ -15,7 +15,7 @@ impl SequenceScorer for RewardModel {
         }
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
-        let disagreements = forward.by_head.disagreements();
+        let disagreements = forward.head_rewards.disagreements();
         let rewards = forward.rewards.iter().zip(disagreements);
         let mut scored =
             rewards.zip(forward.hidden.chunks_exact(width)).map(|((&reward, disagreement), hidden)| Scored {

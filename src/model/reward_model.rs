@@ -64,7 +64,7 @@ pub struct Forward {
     /// Rewards, [S]: of an ensemble the means over its heads.
     pub rewards: Vec<f64>,
     /// Rewards by every head.
-    pub by_head: HeadRewards,
+    pub head_rewards: HeadRewards,
     pub tape: Option<Tape>,
 }
 
@@ -84,11 +84,13 @@ impl RewardModel {
             .filter(|(name, _)| !(head_is_drawn && name == HEAD_WEIGHT))
             .collect();
         files.verify(&stored, DecoderConfig::is_unused_tensor)?;
-        let heads =
-            if head_is_drawn { None } else { ensemble_file::read(folder, &files, config.hidden_size)? };
-        let count = match &heads {
-            _ if head_is_drawn => head.count,
-            heads => heads.as_ref().map_or(1, Heads::count),
+        let (heads, count) = match kind {
+            HeadKind::CausalLm => (None, head.count),
+            HeadKind::SequenceClassification => {
+                let heads = ensemble_file::read(folder, &files, config.hidden_size)?;
+                let count = heads.as_ref().map_or(1, Heads::count);
+                (heads, count)
+            }
         };
         Self::build(config, json, device, dtype, (head_is_drawn, count), |name, shape| {
             let values = match (name, &heads) {
@@ -253,8 +255,8 @@ impl RewardModel {
     /// Rewards and hidden states of a pack.
     pub fn forward(&self, pack: &Pack, keep: Keep) -> Result<Forward> {
         let pass = self.begin(pack, keep)?;
-        let (hidden, by_head) = self.read(std::slice::from_ref(&pass))?;
-        Ok(Forward { hidden, rewards: by_head.mean(), by_head, tape: pass.tape })
+        let (hidden, head_rewards) = self.read(std::slice::from_ref(&pass))?;
+        Ok(Forward { hidden, rewards: head_rewards.mean(), head_rewards, tape: pass.tape })
     }
 
     /// Adds the backbone's gradients of one pack, given dL/dr of every head [K][S] and, where the loss speaks of norms,
@@ -310,7 +312,7 @@ impl RewardModel {
             Ok(Cow::Owned(parameter.master().flatten_all()?.to_vec1::<f32>()?))
         })?;
         match heads.count() {
-            0 | 1 => ensemble_file::remove(folder),
+            1 => ensemble_file::remove(folder),
             _ => ensemble_file::write(folder, &heads),
         }
     }

@@ -72,8 +72,8 @@ pub fn step(
     packs.iter().try_for_each(|pack| pack.upload(model.device()))?;
     let passes: Vec<Pass> = packs.iter().map(|pack| model.begin(pack, first_keep)).collect::<Result<_>>()?;
 
-    let (hidden, by_head) = model.read(&passes)?;
-    let rewards = by_head.mean();
+    let (hidden, head_rewards) = model.read(&passes)?;
+    let rewards = head_rewards.mean();
     if let Some(at) = rewards.iter().position(|r| !r.is_finite()) {
         return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
     }
@@ -91,8 +91,9 @@ pub fn step(
         margins: &margins,
         micro_batches: &micro_batches,
     };
-    let learners = plan.head_share.learners(by_head.by_head().len(), pairs.iter().map(|pair| pair.index));
-    let heads = by_head.by_head().iter().zip(&learners);
+    let by_head = head_rewards.by_head();
+    let learners = plan.head_share.learners(by_head.len(), pairs.iter().map(|pair| pair.index));
+    let heads = by_head.iter().zip(&learners);
     let heads: Vec<_> = heads.map(|(rewards, learns)| ensemble::Head { rewards, learns }).collect();
     let value = ensemble::evaluate(&plan.terms, batch, &heads);
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
@@ -128,7 +129,7 @@ pub fn step(
         loss_bt: value.loss_bt,
         loss_bsr: value.loss_bsr,
         diagnostics,
-        ensemble: diagnostics::ensemble(&by_head),
+        ensemble: diagnostics::ensemble(&head_rewards),
         grad_norm,
         head_grad_norm: norms.of(model.head()),
         pairs: pairs.len(),

@@ -133,7 +133,7 @@ fn one_head_writes_no_file_and_no_field_of_an_ensemble() {
     for line in metrics(&plain) {
         let fields = line.as_object().unwrap().keys();
         let of_heads: Vec<_> = fields.filter(|key| key.starts_with("head_")).collect();
-        let expected: &[&str] = if line["kind"] == "step" { &["head_grad_norm", "head_norm"] } else { &[] };
+        let expected: &[&str] = if line["kind"] == "step" { &["head_norm", "head_grad_norm"] } else { &[] };
         assert_eq!(of_heads, expected, "{line}");
     }
     let moments = plain.join("checkpoints/step-000024/optimizer.safetensors");
@@ -199,7 +199,7 @@ fn the_gradients_of_heads_and_hidden_states_match_finite_differences() {
             master.set(&Tensor::from_vec(values, master.shape(), &Device::Cpu).unwrap()).unwrap();
         };
         for (at, found) in found.iter().enumerate() {
-            let mut loss = |by: f32| {
+            let loss = |by: f32| {
                 let mut moved = values.clone();
                 moved[at] += by;
                 set(moved);
@@ -227,7 +227,7 @@ fn the_first_head_is_the_same_however_many_there_are() {
     let pack = Pack::new(&[[pairs()[0].chosen.clone()]]);
     let forward = four.forward(&pack, Keep::Nothing).unwrap();
     let by_hand: Vec<f64> = heads.weights().chunks_exact(16).map(|head| dot(head, &forward.hidden)).collect();
-    let found: Vec<f64> = forward.by_head.by_head().iter().map(|head| head[0]).collect();
+    let found: Vec<f64> = forward.head_rewards.by_head().iter().map(|head| head[0]).collect();
     assert_eq!(found, by_hand);
     assert!(found.windows(2).all(|pair| pair[0] != pair[1]));
 }
