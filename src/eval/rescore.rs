@@ -156,8 +156,9 @@ fn answer(row: Row, scores: &[Scored], renamed: &mut BTreeMap<String, u64>) -> R
         return Err(row.origin.error(format!("the model's reward is {}, which is not a score", bad.reward)));
     }
     let rewards: Vec<f64> = scores.iter().map(|s| s.reward).collect();
-    // All of them, or none: heads belong to the model.
+    // All of them, or none: heads belong to the model. A row without responses does not tell.
     let heads: Option<Vec<Disagreement>> = scores.iter().map(|s| s.disagreement).collect();
+    let heads = heads.filter(|heads| !heads.is_empty());
     let (mut fields, kind) = (row.fields, row.kind);
     let mut add = |suffix: &str, figures: &[f64]| {
         add_figures(&mut fields, kind, suffix, figures, renamed).map_err(|reason| row.origin.error(reason))
