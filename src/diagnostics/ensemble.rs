@@ -1,6 +1,6 @@
 //! What the heads of an ensemble make of a step beside their mean.
 
-use crate::model::HeadRewards;
+use super::moments::moments;
 
 /// Of one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,18 +11,21 @@ pub struct EnsembleDiagnostics {
     pub accuracy_min: f64,
 }
 
-/// Diagnostics from the rewards of a step, chosen and rejected in turn; `None` for one head.
-pub fn ensemble(rewards: &HeadRewards) -> Option<EnsembleDiagnostics> {
-    let disagreements: Option<Vec<_>> = rewards.disagreements().into_iter().collect();
-    let spreads = disagreements.filter(|all| !all.is_empty())?;
+/// Diagnostics from the rewards of a step by every head, [K][2B], chosen and rejected in turn; `None` for one head.
+pub fn ensemble(by_head: &[Vec<f64>]) -> Option<EnsembleDiagnostics> {
+    let sequences = by_head.first().filter(|_| by_head.len() > 1)?.len();
+    let spread = |sequence: usize| {
+        let rewards: Vec<f64> = by_head.iter().map(|head| head[sequence]).collect();
+        moments(&rewards).variance.sqrt()
+    };
     let accuracy = |head: &Vec<f64>| {
         let pairs = head.chunks_exact(2);
         let count = pairs.len() as f64;
         pairs.filter(|pair| pair[0] > pair[1]).count() as f64 / count
     };
     Some(EnsembleDiagnostics {
-        spread_mean: spreads.iter().map(|d| d.spread).sum::<f64>() / spreads.len() as f64,
-        accuracy_min: rewards.by_head().iter().map(accuracy).fold(f64::INFINITY, f64::min),
+        spread_mean: (0..sequences).map(spread).sum::<f64>() / sequences as f64,
+        accuracy_min: by_head.iter().map(accuracy).fold(f64::INFINITY, f64::min),
     })
 }
 
@@ -32,10 +35,10 @@ mod tests {
 
     #[test]
     fn the_worst_head_and_the_mean_spread() {
-        let rewards = HeadRewards::new(vec![vec![1.0, 0.0, 3.0, 2.0], vec![3.0, 0.0, 2.0, 2.0]]);
+        let by_head = [vec![1.0, 0.0, 3.0, 2.0], vec![3.0, 0.0, 2.0, 2.0]];
         // Deviations 1, 0, 0.5 and 0; the second head ties on the second pair.
         let expected = EnsembleDiagnostics { spread_mean: 0.375, accuracy_min: 0.5 };
-        assert_eq!(ensemble(&rewards), Some(expected));
-        assert_eq!(ensemble(&HeadRewards::new(vec![vec![1.0, 0.0]])), None);
+        assert_eq!(ensemble(&by_head), Some(expected));
+        assert_eq!(ensemble(&by_head[..1]), None);
     }
 }

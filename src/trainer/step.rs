@@ -129,7 +129,7 @@ pub fn step(
         loss_bt: value.loss_bt,
         loss_bsr: value.loss_bsr,
         diagnostics,
-        ensemble: diagnostics::ensemble(&head_rewards),
+        ensemble: diagnostics::ensemble(by_head),
         grad_norm,
         head_grad_norm: norms.of(model.head()),
         pairs: pairs.len(),
