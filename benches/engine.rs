@@ -15,10 +15,11 @@ use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, Indices, embedding, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Keep, Pack, RewardModel};
 use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::optim::config::MomentKind;
 use rmtrain::optim::{self, AdamW, Gradients, Parameters};
+use rmtrain::trainer::head_share::HeadShare;
 use rmtrain::trainer::memory::Memory;
 use rmtrain::trainer::step::{StepPlan, step};
 use rmtrain::{objective, trainer};
@@ -242,7 +243,7 @@ fn small_qwen2() -> RewardModel {
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit::default();
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
@@ -280,6 +281,7 @@ fn training(c: &mut Criterion) {
         ],
         micro_batch_tokens: config.micro_batch_tokens,
         memory: Memory::of_loaded(&model, &config, MomentKind::F32),
+        head_share: HeadShare::ALL,
     };
     let mut gradients = model.gradients().unwrap();
     let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;
@@ -322,7 +324,7 @@ fn wide_qwen2() -> RewardModel {
         "num_key_value_heads": 2,
         "max_position_embeddings": 16384,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit::default();
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
@@ -361,7 +363,7 @@ fn sharing(c: &mut Criterion) {
         group.bench_function(format!("train 4 x 400 + 2 x 100/{name}"), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::Activations).unwrap();
-                model.backward(forward.tape.unwrap(), &[0.1; 8], None, &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &[&[0.1; 8]], None, &gradients).unwrap();
             });
         });
         let pack = Pack::new(&sixteen);
@@ -388,7 +390,7 @@ fn lengths(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("train", length), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::LayerInputs).unwrap();
-                model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &[&d_rewards], None, &gradients).unwrap();
             });
         });
     }

@@ -218,7 +218,8 @@ fn plan(
 
     let on_cpu = target.is_cpu();
     let dtype = compute_dtype(on_cpu, config.model.dtype);
-    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments);
+    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments)
+        .with_heads(&decoder, config.model.heads);
     let memory = Memory::new(&decoder, &storage, &config.train, target.budget(&config.train));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, on_cpu));

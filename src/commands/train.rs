@@ -95,6 +95,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         optim: &config.optim,
         config: &config.train,
         memory,
+        head_share: config.model.head_share,
         guard: &config.guard,
         log: &config.log,
         eval_options: eval::Options {
@@ -205,15 +206,16 @@ fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_
         figures::short(estimate.run_packed_tokens),
         figures::flops(estimate.run_flops),
     );
-    let trained = model.parameters().trained_count();
-    let frozen = model.config().parameter_count() - trained as u64;
+    let parameters = model.parameters().count();
+    let frozen = parameters - model.parameters().trained_count();
     let frozen = (frozen > 0).then(|| format!(", {} of them frozen", figures::short(frozen as f64)));
     eprintln!(
-        "model: {} parameters{} in {:?} on {}; head {}",
-        figures::short(model.config().parameter_count() as f64),
+        "model: {} parameters{} in {:?} on {}; {} {}",
+        figures::short(parameters as f64),
         frozen.unwrap_or_default(),
         model.dtype(),
         device_name(model.device()),
+        if model.head_count() == 1 { "head".into() } else { format!("{} heads", model.head_count()) },
         if model.head_was_drawn() { "drawn" } else { "kept" },
     );
     // All rows of the embedding will have moments some day; the first step does not say how many.

@@ -124,6 +124,8 @@ impl RunConfig {
                 revision: None,
                 dtype: None,
                 head_init_std: model::config::HeadInitStd::InverseSqrtHidden,
+                heads: 1,
+                head_share: 1.0,
                 freeze: model::Freeze::default(),
             }
         });

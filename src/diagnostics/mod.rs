@@ -3,8 +3,11 @@
 //! Pure arithmetic over host values of one optimizer step; no tensors. `r = W_p . h = |W_p| |h| cos`: Bradley-Terry
 //! alone spreads |h|, and outliers in |h| are extreme rewards on unseen data (arXiv 2505.07271).
 
+mod ensemble;
 pub mod moments;
 pub mod quantiles;
+
+pub use ensemble::{EnsembleDiagnostics, ensemble};
 
 use moments::{Moments, moments};
 use quantiles::quantiles;

@@ -8,6 +8,7 @@ mod bradley_terry;
 mod center;
 pub mod config;
 mod direct;
+pub mod ensemble;
 mod hinge;
 pub mod implicit;
 pub mod lambda;
@@ -156,7 +157,7 @@ mod tests {
     use super::config::LambdaSchedule;
     use super::*;
 
-    fn every_term() -> Vec<Config> {
+    pub(super) fn every_term() -> Vec<Config> {
         let mut terms = vec![
             Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
             Config::BradleyTerry { margin: Margin::Column, label_smoothing: 0.1 },
@@ -177,9 +178,9 @@ mod tests {
         terms
     }
 
-    const MARGINS: [Option<f64>; 5] = [Some(0.3), None, Some(1.0), Some(-0.2), Some(0.0)];
-    const MICRO_BATCHES: [Range<usize>; 2] = [0..2, 2..5];
-    const NORMS: [[f64; 5]; 2] = [[3.0, 4.5, 2.0, 9.0, 3.5], [3.1, 0.5, 2.5, 4.0, 3.0]];
+    pub(super) const MARGINS: [Option<f64>; 5] = [Some(0.3), None, Some(1.0), Some(-0.2), Some(0.0)];
+    pub(super) const MICRO_BATCHES: [Range<usize>; 2] = [0..2, 2..5];
+    pub(super) const NORMS: [[f64; 5]; 2] = [[3.0, 4.5, 2.0, 9.0, 3.5], [3.1, 0.5, 2.5, 4.0, 3.0]];
 
     fn batch<'a>(chosen: &'a [f64], rejected: &'a [f64], norms: &'a [[f64; 5]; 2]) -> Batch<'a> {
         let [chosen_norms, rejected_norms] = norms;

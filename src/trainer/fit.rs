@@ -2,6 +2,7 @@
 
 use super::config::{Config, Duration};
 use super::guard::{self, Alarm, Guard};
+use super::head_share::HeadShare;
 use super::log::{self, Log};
 use super::memory::Memory;
 use super::metrics::{EvalLine, StepLine};
@@ -12,9 +13,9 @@ use crate::checkpoint::{self, Best, Checkpoints, LoopState, optimizer, trainer_s
 use crate::data::loader::Batch;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
-use crate::eval::{self, EvalReport, Named, Origin, SequenceScorer, SplitReport, evaluate_split};
+use crate::eval::{self, EvalReport, Named, Origin, Scored, SequenceScorer, SplitReport, evaluate_split};
 use crate::model::RewardModel;
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::config::Dtype;
 use crate::model::reward_model::HeadInit;
 use crate::objective::lambda::{self, Signals};
 use crate::optim::{self, AdamW, clip, schedule};
@@ -51,6 +52,8 @@ pub struct Setup<'a> {
     pub config: &'a Config,
     /// Taken before anything but the model is on its device: what is free then is what the run may use.
     pub memory: Memory,
+    /// The share of the pairs that each head of an ensemble learns from.
+    pub head_share: f64,
     pub guard: &'a guard::Config,
     pub log: &'a log::Config,
     pub eval_options: eval::Options,
@@ -178,6 +181,7 @@ impl<'a> Run<'a> {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
             memory: setup.memory,
+            head_share: HeadShare { share: setup.head_share, seed: config.seed },
         };
         let run = Self {
             folder,
@@ -347,8 +351,8 @@ impl<'a> Run<'a> {
         self.raise(&alarms)?;
         self.state.metrics_bytes = self.log.bytes();
         let judged = judge(self.config.best_metric.as_deref(), &splits)?;
-        self.report =
-            (!splits.is_empty()).then(|| EvalReport::new(self.folder.display().to_string(), Named(splits)));
+        self.report = (!splits.is_empty())
+            .then(|| EvalReport::new(self.folder.display().to_string(), None, Named(splits)));
         let Some((metric, value)) = judged else { return Ok(false) };
         let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
         if improved {
@@ -424,8 +428,8 @@ impl<'a> Run<'a> {
 
     /// Loads what was saved and scores the probe pairs with it: what is on disk is what was trained.
     fn verify_saved(&self, folder: &Path) -> Result<()> {
-        let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-        let saved = RewardModel::load(folder, self.model.device(), Some(self.model.dtype()), head)?;
+        let device = self.model.device();
+        let saved = RewardModel::load(folder, device, Some(self.model.dtype()), HeadInit::default())?;
         let groups: Vec<TokenGroup> = self
             .probe
             .iter()
@@ -435,11 +439,12 @@ impl<'a> Run<'a> {
         for (i, (a, b)) in trained.iter().flatten().zip(reloaded.iter().flatten()).enumerate() {
             // The head is saved in the compute dtype but used in f32 while training.
             let tolerance = if self.model.dtype() == Dtype::F32 { 0.0 } else { 0.05 };
-            if (a.reward - b.reward).abs() > tolerance * (1.0 + a.reward.abs()) {
-                return Err(Error::checkpoint(
-                    folder,
-                    format!("sequence {i} scored {} before saving and {} after", a.reward, b.reward),
-                ));
+            let lowest = |scored: &Scored| scored.disagreement.map_or(scored.reward, |heads| heads.min);
+            for (a, b) in [(a.reward, b.reward), (lowest(a), lowest(b))] {
+                if (a - b).abs() > tolerance * (1.0 + a.abs()) {
+                    let reason = format!("sequence {i} scored {a} before saving and {b} after");
+                    return Err(Error::checkpoint(folder, reason));
+                }
             }
         }
         Ok(())

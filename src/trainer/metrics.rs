@@ -47,6 +47,11 @@ pub struct StepLine {
     /// The weight of sum-to-zero in this step; absent without such a term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
+    /// How the heads of an ensemble differ, and the worst of them; absent with one head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_spread_mean: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_accuracy_min: Option<f64>,
     pub pairs: usize,
     pub tokens: usize,
     /// Wall time of the step: waiting for its data, forward, backward and update.
@@ -91,6 +96,8 @@ impl StepLine {
             head_grad_norm: result.head_grad_norm,
             lr,
             lambda,
+            head_spread_mean: result.ensemble.map(|e| e.spread_mean),
+            head_accuracy_min: result.ensemble.map(|e| e.accuracy_min),
             pairs: result.pairs,
             tokens: result.tokens,
             seconds,

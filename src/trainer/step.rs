@@ -3,15 +3,17 @@
 //! Rewards are the seam: every micro-batch runs forward, the rewards of the whole step become a loss and dL/dr, and
 //! every micro-batch runs backward from its share of dL/dr.
 
+use super::head_share::HeadShare;
 use super::memory::{Activations, Memory, StepSize};
 use crate::data::TokenPair;
-use crate::diagnostics::{self, StepDiagnostics};
+use crate::diagnostics::{self, EnsembleDiagnostics, StepDiagnostics};
 use crate::model::reward_head::NormGradient;
 use crate::model::reward_model::Pass;
 use crate::model::{Keep, Pack, RewardModel, pack};
-use crate::objective::{self, Batch};
+use crate::objective::{self, Batch, ensemble};
 use crate::optim::{Gradients, Norms};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// What a step computed before the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,10 +22,13 @@ pub struct StepResult {
     pub loss_bt: f64,
     /// The sum-to-zero penalty before its lambda.
     pub loss_bsr: f64,
+    /// Of the mean head, where there are several.
     pub diagnostics: StepDiagnostics,
+    /// Of several heads.
+    pub ensemble: Option<EnsembleDiagnostics>,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
-    /// The head's part of it.
+    /// The part of the head, or of all heads together.
     pub head_grad_norm: f64,
     pub pairs: usize,
     /// Tokens of all sequences, a shared prompt counted in each.
@@ -37,6 +42,7 @@ pub struct StepPlan {
     /// Packed tokens computed at once.
     pub micro_batch_tokens: usize,
     pub memory: Memory,
+    pub head_share: HeadShare,
 }
 
 /// Runs `pairs` forward and backward and leaves the gradients of the loss in `gradients`.
@@ -66,7 +72,8 @@ pub fn step(
     packs.iter().try_for_each(|pack| pack.upload(model.device()))?;
     let passes: Vec<Pass> = packs.iter().map(|pack| model.begin(pack, first_keep)).collect::<Result<_>>()?;
 
-    let (hidden, rewards) = model.read(&passes)?;
+    let (hidden, head_rewards) = model.read(&passes)?;
+    let rewards = head_rewards.mean();
     if let Some(at) = rewards.iter().position(|r| !r.is_finite()) {
         return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
     }
@@ -84,22 +91,19 @@ pub fn step(
         margins: &margins,
         micro_batches: &micro_batches,
     };
-    let value = objective::evaluate(&plan.terms, batch);
-    let loss_bt = objective::bradley_terry_loss(&chosen, &rejected);
-    let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
+    let by_head = head_rewards.by_head();
+    let learners = plan.head_share.learners(by_head.len(), pairs.iter().map(|pair| pair.index));
+    let heads = by_head.iter().zip(&learners);
+    let heads: Vec<_> = heads.map(|(rewards, learns)| ensemble::Head { rewards, learns }).collect();
+    let value = ensemble::evaluate(&plan.terms, batch, &heads);
     let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
 
     gradients.start_step(&rows)?;
-    let in_turn = |chosen: &[f64], rejected: &[f64]| -> Vec<f64> {
-        chosen.iter().zip(rejected).flat_map(|(&c, &r)| [c, r]).collect()
+    let d_rewards = |sequences: Range<usize>| -> Vec<&[f64]> {
+        value.d_rewards.iter().map(|head| &head[sequences.clone()]).collect()
     };
-    let d_rewards = in_turn(&value.d_chosen, &value.d_rejected);
-    let d_norms = plan
-        .terms
-        .iter()
-        .any(objective::Config::reads_norms)
-        .then(|| in_turn(&value.d_chosen_norms, &value.d_rejected_norms));
-    model.head_backward(&hidden, &d_rewards, gradients)?;
+    let d_norms = plan.terms.iter().any(objective::Config::reads_norms).then_some(&value.d_norms);
+    model.head_backward(&hidden, &d_rewards(0..rewards.len()), gradients)?;
     for ((pass, pack), range) in passes.into_iter().zip(&packs).zip(&micro_batches) {
         let tape = match pass.tape {
             Some(tape) => Some(tape),
@@ -107,11 +111,11 @@ pub fn step(
         };
         if let Some(tape) = tape {
             let sequences = 2 * range.start..2 * range.end;
-            let norms = d_norms.as_ref().map(|d_norms| NormGradient {
+            let norms = d_norms.map(|d_norms| NormGradient {
                 hidden: &hidden[width * sequences.start..width * sequences.end],
                 d_norms: &d_norms[sequences.clone()],
             });
-            model.backward(tape, &d_rewards[sequences], norms, gradients)?;
+            model.backward(tape, &d_rewards(sequences), norms, gradients)?;
         }
     }
 
@@ -122,9 +126,10 @@ pub fn step(
     }
     Ok(StepResult {
         loss: value.loss,
-        loss_bt,
-        loss_bsr,
+        loss_bt: value.loss_bt,
+        loss_bsr: value.loss_bsr,
         diagnostics,
+        ensemble: diagnostics::ensemble(by_head),
         grad_norm,
         head_grad_norm: norms.of(model.head()),
         pairs: pairs.len(),

@@ -52,6 +52,7 @@ fn the_smallest_configuration_takes_the_documented_defaults() {
     let config = valid(SMALLEST, &[]);
     assert_eq!(config.model.source, Source::Path("Qwen/Qwen2.5-3B".into()));
     assert_eq!(config.model.head_init_std, HeadInitStd::InverseSqrtHidden);
+    assert_eq!((config.model.heads, config.model.head_share), (1, 1.0));
     assert_eq!((config.data.max_length, config.data.overlong), (2048, Overlong::Drop));
     assert_eq!(config.objective, [Objective::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 }]);
     assert_eq!(config.optim, optim::Config::default());
@@ -326,15 +327,18 @@ fn model() -> impl Strategy<Value = model::Config> {
     ];
     let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16]));
     let std = prop_oneof![Just(HeadInitStd::InverseSqrtHidden), positive().prop_map(HeadInitStd::Value)];
+    let heads = prop_oneof![Just((1, 1.0)), (2usize..=64, 0.001..=1.0)];
     let freeze =
         (any::<bool>(), any::<usize>()).prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });
-    (source, proptest::option::of(text()), dtype, std, freeze).prop_map(
-        |((source, tokenizer), revision, dtype, head_init_std, freeze)| model::Config {
+    (source, proptest::option::of(text()), dtype, std, heads, freeze).prop_map(
+        |((source, tokenizer), revision, dtype, head_init_std, (heads, head_share), freeze)| model::Config {
             source,
             tokenizer,
             revision,
             dtype,
             head_init_std,
+            heads,
+            head_share,
             freeze,
         },
     )
@@ -525,6 +529,29 @@ fn a_schedule_has_its_own_keys_and_no_others() {
     ] {
         let problems = parse(&format!("{SMALLEST}{}", term(lines)), &[]).expect_err(lines);
         assert!(problems.len() == 1 && problems[0].contains(needle), "{lines}: {problems:?}");
+    }
+}
+
+#[test]
+fn heads_are_counted_and_shares_need_several() {
+    let several = valid(SMALLEST, &["model.heads=4", "model.head_share=0.7"]).model;
+    assert_eq!((several.heads, several.head_share), (4, 0.7));
+    for (set, expected) in [
+        ("model.heads=0", "found 0, expected an integer from 1 to 64"),
+        ("model.heads=65", "found 65, expected an integer from 1 to 64"),
+        (
+            "model.head_share=0.5",
+            "found 0.5 with one head, expected 1.0: nobody else learns from the other pairs",
+        ),
+    ] {
+        let (key, _) = set.split_once('=').unwrap();
+        let problems = parse(SMALLEST, &[set]).unwrap_err();
+        assert_eq!(problems, [format!("--set {set}: {key}: {expected}")]);
+    }
+    for share in ["0", "1.5", "nan"] {
+        let share = format!("model.head_share={share}");
+        let problems = parse(SMALLEST, &["model.heads=2", &share]).unwrap_err();
+        assert!(problems[0].contains("number above 0 and at most 1"), "{problems:?}");
     }
 }
 

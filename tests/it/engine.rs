@@ -4,7 +4,7 @@ use crate::shared;
 use candle_core::Device;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::WeightFiles;
-use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Freeze, Keep, Pack, RewardModel};
 use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::objective::{self, Batch};
 use serde_json::Value;
@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 type Group = Vec<Vec<u32>>;
 
 fn load(folder: &Path) -> RewardModel {
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-    RewardModel::load(folder, &Device::Cpu, None, head).unwrap()
+    RewardModel::load(folder, &Device::Cpu, None, HeadInit::default()).unwrap()
 }
 
 fn golden(name: &str) -> (PathBuf, Value) {
@@ -82,11 +81,11 @@ fn step(
     gradients.start_step(&rows).unwrap();
     let hidden: Vec<f32> = forwards.iter().flat_map(|f| f.hidden.clone()).collect();
     let d_all: Vec<f64> = (0..pairs.len()).flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-    model.head_backward(&hidden, &d_all, &gradients).unwrap();
+    model.head_backward(&hidden, &[&d_all], &gradients).unwrap();
     for (forward, range) in forwards.into_iter().zip(&micro_batches) {
         let d_rewards: Vec<f64> =
             range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-        model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
+        model.backward(forward.tape.unwrap(), &[&d_rewards], None, &gradients).unwrap();
     }
     let dense = model.parameters().iter().map(|(id, parameter)| {
         let sum = gradients.sum(id).tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -233,7 +232,7 @@ fn wide_model() -> RewardModel {
         "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
         "max_position_embeddings": 4096,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    let head = HeadInit { seed: 3, ..HeadInit::default() };
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
@@ -247,7 +246,7 @@ fn rewards_and_gradients(
     let mut gradients = model.gradients().unwrap();
     gradients.start_step(&(0..model.config().vocab_size as u32).collect::<Vec<_>>()).unwrap();
     let forward = model.forward(&pack, Keep::Activations).unwrap();
-    model.backward(forward.tape.unwrap(), d_rewards, None, &gradients).unwrap();
+    model.backward(forward.tape.unwrap(), &[d_rewards], None, &gradients).unwrap();
     let dense =
         gradients.iter().map(|(_, g)| g.sum().tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap());
     (forward.rewards, dense.collect())

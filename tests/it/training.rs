@@ -50,9 +50,15 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
+    /// The built binary in this folder.
+    pub(crate) fn rmtrain(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
         command.current_dir(self.0.path());
+        command
+    }
+
+    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
+        let mut command = self.rmtrain();
         command.args(["fit", "--config", "run.toml", "--out", out]).args(flags);
         command
     }
@@ -71,7 +77,7 @@ pub(crate) fn succeed(output: Output) -> String {
 }
 
 /// The lines of `metrics.jsonl` without what depends on the clock.
-fn metrics(run: &Path) -> Vec<Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -81,12 +87,12 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(timeless).collect()
 }
 
-fn steps(run: &Path) -> Vec<Value> {
+pub(crate) fn steps(run: &Path) -> Vec<Value> {
     metrics(run).into_iter().filter(|line| line["kind"] == "step").collect()
 }
 
 /// Every file of a folder with its bytes.
-fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -99,7 +105,7 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[track_caller]
-fn assert_same_run(a: &Path, b: &Path) {
+pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
     let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();

@@ -146,11 +146,10 @@ fn computation(plan: &Plan) -> Vec<(String, String)> {
 
 fn memory(plan: &Plan) -> Vec<(String, String)> {
     let (memory, estimate) = (&plan.memory, &plan.estimate);
+    let further_heads = plan.config.model.heads.saturating_sub(1) * plan.decoder.hidden_size;
+    let parameters = plan.decoder.parameter_count() + further_heads as u64;
     let mut rows = vec![
-        row(
-            "parameters",
-            format!("{} in {} layers", grouped(plan.decoder.parameter_count()), plan.decoder.num_layers),
-        ),
+        row("parameters", format!("{} in {} layers", grouped(parameters), plan.decoder.num_layers)),
         row("masters, f32", size(memory.masters)),
         row("compute copies", size(memory.compute_copies)),
         row("gradients", size(memory.gradients(estimate.step_rows))),
