@@ -10,7 +10,7 @@ use crate::base::{interrupt, memory as process};
 use crate::config::RunConfig;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, PairStore, Preparation};
+use crate::data::store::{DataReport, ListStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
 use crate::model::config::Source;
 use crate::model::device::device_peak_bytes;
@@ -171,7 +171,7 @@ fn plan(args: &PlanArgs, mut config: RunConfig, decoder: Option<DecoderConfig>) 
         Arc::new(CheckedTokenizer { tokenizer: Arc::new(tokenizer), vocab_size: decoder.vocab_size });
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");
-    let store = PairStore::open_or_build(
+    let store = ListStore::open_or_build(
         &folder.path().join("data"),
         &sources.train,
         &preparation,
@@ -241,8 +241,8 @@ fn tokenize(loader: Loader, vocab_size: usize, kept: u64) -> Result<(Sample, Vec
             return Err(Error::Interrupted);
         }
         let batch = batch?;
-        sample.push_step(&batch.pairs);
-        bar.show_rows(sample.pairs().len() as u64);
+        sample.push_step(&batch.lists);
+        bar.show_rows(sample.lists().len() as u64);
         if batch.step <= kept {
             first.push(batch);
         }
@@ -287,7 +287,7 @@ fn measure_steps(
     program_bytes: Option<u64>,
 ) -> Result<(Sample, MeasuredSteps)> {
     let mut sample = Sample::new(decoder.vocab_size);
-    batches.iter().for_each(|batch| sample.push_step(&batch.pairs));
+    batches.iter().for_each(|batch| sample.push_step(&batch.lists));
     eprintln!("loading the model, then {} steps", batches.len());
     process::restart_peak();
     let model = parts::load_model(config, None)?;

@@ -39,7 +39,11 @@ pub struct StepLine {
     /// The weight of sum-to-zero in this step; absent without such a term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
+    /// Pairs that differ in gold, which accuracy and ties are of.
     pub pairs: usize,
+    /// Responses of the step, 2B of B pairs. Runs of before lists have none.
+    #[serde(default)]
+    pub sequences: usize,
     pub tokens: usize,
     /// Wall time of the step: waiting for its data, forward, backward and update.
     pub seconds: f64,
@@ -80,7 +84,8 @@ impl StepLine {
             head_grad_norm: result.head_grad_norm,
             lr,
             lambda,
-            pairs: result.pairs,
+            pairs: d.pairs,
+            sequences: result.sequences,
             tokens: result.tokens,
             seconds,
         }

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::base::rng;
-use crate::data::TokenPair;
+use crate::data::{Ranking, TokenList};
 use crate::kernels::cuda;
 use crate::model::RewardModel;
 use crate::model::config::{Dtype, HeadInitStd};
@@ -90,7 +90,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
     let mut gradients = model.gradients()?;
     (1..=steps)
         .map(|number| {
-            let pairs: Vec<TokenPair> = (0..PAIRS).map(|i| pair(number * PAIRS + i)).collect();
+            let pairs: Vec<TokenList> = (0..PAIRS).map(|i| pair(number * PAIRS + i)).collect();
             let result = step(&plan, number, &model, &pairs, &mut gradients)?;
             let scale = clip::factor(result.grad_norm, optim.max_grad_norm);
             optimizer.step(model.parameters_mut(), &gradients, LEARNING_RATE, scale)?;
@@ -101,7 +101,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
 }
 
 /// A pair of 20 to 140 tokens: the chosen response is of low tokens, the rejected one of high ones.
-fn pair(index: u64) -> TokenPair {
+fn pair(index: u64) -> TokenList {
     let mut rng = rng::stream(0, "doctor:pairs", index);
     let [prompt, chosen, rejected] = [80, 60, 60].map(|most| 10 + rng::below(&mut rng, most));
     let mut tokens = |count: usize, from: usize| -> Vec<u32> {
@@ -109,11 +109,11 @@ fn pair(index: u64) -> TokenPair {
     };
     let prompt = tokens(prompt, VOCAB / 4);
     let (chosen, rejected) = (tokens(chosen, 0), tokens(rejected, VOCAB / 2));
-    TokenPair {
+    TokenList {
         index,
         origin: format!("doctor:{index}"),
-        chosen: [prompt.as_slice(), &chosen].concat(),
-        rejected: [prompt.as_slice(), &rejected].concat(),
+        sequences: vec![[prompt.as_slice(), &chosen].concat(), [prompt.as_slice(), &rejected].concat()],
+        ranking: Ranking::pair(),
         margin: None,
     }
 }
