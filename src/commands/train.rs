@@ -238,9 +238,9 @@ fn print_example(tokenizer: &Tokenizer, batch: &Batch) {
 
 /// A padding id that no rendered conversation ends with.
 fn pad_token_id(tokenizer: &Tokenizer, batch: Option<&Result<Batch>>) -> Result<u32> {
-    let pairs = batch.and_then(|batch| batch.as_ref().ok()).map_or(&[][..], |batch| &batch.lists);
+    let lists = batch.and_then(|batch| batch.as_ref().ok()).map_or(&[][..], |batch| &batch.lists);
     let mut last: Vec<u32> =
-        pairs.iter().flat_map(|p| [p.chosen.last(), p.rejected.last()]).flatten().copied().collect();
+        lists.iter().flat_map(|list| &list.sequences).filter_map(|ids| ids.last()).copied().collect();
     last.sort_unstable();
     last.dedup();
     tokenizer.pad_token_id_for(&last)

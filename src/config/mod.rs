@@ -138,7 +138,7 @@ impl RunConfig {
         let objective = root.sections("objective").map_or_else(Vec::new, |terms| {
             if terms.is_empty() {
                 let text = "found an empty list, expected at least one term";
-                root.problem(objective_place, "objective", text);
+                root.problem(objective_place.clone(), "objective", text);
             }
             objective::Config::read_all(terms)
         });

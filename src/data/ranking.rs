@@ -65,9 +65,15 @@ impl Ranking {
         runs.collect::<Vec<_>>().into_iter()
     }
 
+    /// How many responses have a worse one.
+    pub fn choices(&self) -> usize {
+        let last = self.ranks.last().copied().unwrap_or(0);
+        self.ranks.partition_point(|&rank| rank < last)
+    }
+
     /// Every (better, worse); equals are no pair.
     pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
-        let worse = |better: usize| {
+        let worse = move |better: usize| {
             (better + 1..self.ranks.len()).filter(move |&i| self.ranks[i] > self.ranks[better])
         };
         (0..self.ranks.len()).flat_map(move |better| worse(better).map(move |worse| (better, worse)))
@@ -105,6 +111,7 @@ mod tests {
     fn gold_orders_best_first_and_equals_share_a_rank() {
         let (order, ranking) = Ranking::of_gold(&[1.0, 0.0, 3.0, -0.0, 3.0]).unwrap();
         assert_eq!((order, ranking.ranks()), (vec![2, 4, 0, 1, 3], &[0, 0, 1, 2, 2][..]));
+        assert_eq!((ranking.choices(), Ranking::pair().choices()), (3, 1));
         assert_eq!(ranking.levels().collect::<Vec<_>>(), [0..2, 2..3, 3..5]);
         let pairs = [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4)];
         assert_eq!(ranking.pairs().collect::<Vec<_>>(), pairs);

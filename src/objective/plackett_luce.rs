@@ -14,11 +14,12 @@
 use super::{Batch, Value, sigmoid, softplus};
 use crate::data::Ranking;
 
-/// The mean over lists of their negative log-likelihoods. They are not divided by their choices: a longer list has
-/// more to say.
+/// The negative log-likelihood averaged over the choices of a list, then over lists: in nats a choice, so that a
+/// penalty's weight and the clipping of gradients mean what they mean for pairs.
 pub(super) fn add(value: &mut Value, batch: Batch) {
-    let share = 1.0 / batch.rankings.len() as f64;
+    let lists = batch.rankings.len() as f64;
     for (_, ranking, sequences) in batch.lists() {
+        let share = 1.0 / (lists * ranking.choices() as f64);
         let (loss, slopes) = plackett_luce(&batch.rewards[sequences.clone()], ranking);
         value.loss += share * loss;
         value.d_rewards[sequences].iter_mut().zip(slopes).for_each(|(sum, slope)| *sum += share * slope);
@@ -116,6 +117,26 @@ mod tests {
         let swapped = plackett_luce(&[-1.2, 0.7, 2.0, -0.4, 0.1], &tied);
         assert!((swapped.0 - loss).abs() < 1e-12);
         assert!((swapped.1[0] - slopes[1]).abs() < 1e-12 && (swapped.1[4] - slopes[3]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_step_is_in_nats_a_choice() {
+        let (long, pair) = (ranking(&[0, 0, 1, 2]), Ranking::pair());
+        let rewards = [0.7, -1.2, 2.0, 0.1, 0.3, 0.4];
+        let batch = Batch {
+            rewards: &rewards,
+            norms: &[1.0; 6],
+            rankings: &[&long, &pair],
+            margins: &[None; 2],
+            micro_batches: &[0..2],
+        };
+        let mut value = Value::zero(6);
+        add(&mut value, batch);
+        // Three of the four have something worse.
+        let (first, second) = (plackett_luce(&rewards[..4], &long), plackett_luce(&rewards[4..], &pair));
+        assert!((value.loss - (first.0 / 3.0 + second.0) / 2.0).abs() < 1e-12);
+        assert!((value.d_rewards[3] - first.1[3] / 6.0).abs() < 1e-12);
+        assert!((value.d_rewards[4] - second.1[0] / 2.0).abs() < 1e-12);
     }
 
     #[test]

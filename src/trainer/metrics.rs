@@ -41,7 +41,7 @@ pub struct StepLine {
     pub lambda: Option<f64>,
     /// Pairs that differ in gold, which accuracy and ties are of.
     pub pairs: usize,
-    /// Responses of the step, 2B of B pairs. Runs of before lists have none.
+    /// Responses of the step, 2B of B pairs; 0 in files that had no such field yet.
     #[serde(default)]
     pub sequences: usize,
     pub tokens: usize,
