@@ -128,7 +128,7 @@ mod tests {
             norms: &[1.0; 6],
             rankings: &[&long, &pair],
             margins: &[None; 2],
-            micro_batches: &[0..2],
+            micro_batches: &[0..1, 1..2],
         };
         let mut value = Value::zero(6);
         add(&mut value, batch);

@@ -361,13 +361,13 @@ mod tests {
         #[test]
         fn records_read_back(
             own: Vec<Vec<u32>>,
-            (best, worst): (Vec<u32>, Vec<u32>),
+            ends: [Vec<u32>; 2],
             shared: Vec<u32>,
             tied: bool,
             margin: Option<f64>,
         ) {
             prop_assume!(margin.is_none_or(|m| !m.is_nan()));
-            let own: Vec<_> = std::iter::once(best).chain(own).chain([worst]).collect();
+            let own: Vec<_> = own.into_iter().chain(ends).collect();
             let last = own.len() as u32 - 1;
             let ranks = (0..=last).map(|i| if tied { u32::from(i == last) } else { i }).collect();
             let record = Record::Tokens(Tokens {
