@@ -238,7 +238,7 @@ mod tests {
         let extremes = [1e4, -1e4, -1e4, 1e4, 0.0, 0.0, 1e-300, 0.0, 1e4, 1e4];
         for (term, shape) in every_term().into_iter().flat_map(|term| shapes().map(|s| (term.clone(), s))) {
             for rewards in [extremes, [0.0; 10]] {
-                let value = value(&[term.clone()], &rewards, &NORMS, &shape);
+                let value = value(std::slice::from_ref(&term), &rewards, &NORMS, &shape);
                 let all = value.d_rewards.iter().chain([&value.loss]);
                 assert!(all.clone().all(|v| v.is_finite()), "{term:?}: {value:?}");
             }

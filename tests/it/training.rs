@@ -218,9 +218,9 @@ fn lists_train_whatever_the_micro_batches_and_resume_to_the_bit() {
         "train.keep_last=9",
     ];
     let with = |objective: &'static str, more: &[&'static str]| -> Vec<&'static str> {
-        sets.iter().chain([&objective]).chain(more).flat_map(|set| ["--set", set]).collect()
+        sets.iter().chain([&objective]).chain(more).flat_map(|set| ["--set", *set]).collect()
     };
-    let flags = |more: &[&'static str]| with(PLACKETT_LUCE, &[&["data.max_responses=3"], more].concat());
+    let flags = |more: &[&'static str]| with(PLACKETT_LUCE, &[&["data.max_responses=3"][..], more].concat());
     let stderr = succeed(folder.fit("plain", &flags(&[])).output().unwrap());
     for needle in ["first example, response 3 of 3, rank", "too-many-responses", "lists, 18 steps of 4 lists"]
     {
