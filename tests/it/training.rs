@@ -211,8 +211,8 @@ fn lists_train_whatever_the_micro_batches_and_resume_to_the_bit() {
     succeed(world.unwrap());
     let sets = [
         "model.tokenizer=world/tokenizer",
-        r#"data.train=["world/response-disjoint.jsonl"]"#,
-        r#"data.eval=["world/in-domain.jsonl"]"#,
+        r#"data.train=["world/splits/response-disjoint.jsonl"]"#,
+        r#"data.eval=["world/splits/in-domain.jsonl"]"#,
         "data.pairing=listwise",
         "train.max_steps=18",
         "train.keep_last=9",
