@@ -9,7 +9,7 @@
 use candle_core::{DType, Device, Shape, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rmtrain::base::rng;
-use rmtrain::data::TokenPair;
+use rmtrain::data::{Ranking, TokenList};
 use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
@@ -247,7 +247,7 @@ fn small_qwen2() -> RewardModel {
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
-fn pair(index: u64) -> TokenPair {
+fn pair(index: u64) -> TokenList {
     let mut rng = rng::stream(0, "bench:pairs", index);
     let mut tokens = |first: u32| -> Vec<u32> {
         // The first token keeps the two responses apart, so that exactly the prompt is shared.
@@ -255,18 +255,18 @@ fn pair(index: u64) -> TokenPair {
         std::iter::once(first).chain(rest).collect()
     };
     let (prompt, chosen, rejected) = (tokens(0), tokens(1), tokens(2));
-    TokenPair {
+    TokenList {
         index,
         origin: format!("bench:{index}"),
-        chosen: [prompt.as_slice(), &chosen].concat(),
-        rejected: [prompt.as_slice(), &rejected].concat(),
+        sequences: vec![[prompt.as_slice(), &chosen].concat(), [prompt.as_slice(), &rejected].concat()],
+        ranking: Ranking::pair(),
         margin: None,
     }
 }
 
 fn training(c: &mut Criterion) {
     let mut model = small_qwen2();
-    let pairs: Vec<TokenPair> = (0..PAIRS).map(pair).collect();
+    let pairs: Vec<TokenList> = (0..PAIRS).map(pair).collect();
     let config =
         trainer::Config { activations: trainer::config::Activations::Keep, ..trainer::Config::default() };
     let plan = StepPlan {
@@ -293,11 +293,11 @@ fn training(c: &mut Criterion) {
         b.iter(|| step(&plan, 1, &model, black_box(&pairs), &mut gradients).unwrap());
     });
     // What every step pays for its diagnostics: to be read beside the step.
-    let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
-    let forward = model.forward(&Pack::new(&groups), Keep::Nothing).unwrap();
+    let rankings: Vec<&Ranking> = pairs.iter().map(|pair| &pair.ranking).collect();
+    let forward = model.forward(&Pack::new(&pairs), Keep::Nothing).unwrap();
     let head = model.head_weight().unwrap();
     group.bench_function("diagnostics", |b| {
-        b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &head));
+        b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &rankings, &head));
     });
     // The gradients are those of the last step above: the update does not consume them.
     group.measurement_time(Duration::from_secs(1));

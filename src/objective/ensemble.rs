@@ -1,18 +1,20 @@
 //! The objective of an ensemble: the terms are applied to each head's rewards as if that head were alone, over the
-//! pairs that it learns from, and the loss is the mean over the heads.
+//! lists (pairs are lists of two) that it learns from, and the loss is the mean over the heads.
 //!
-//! A head that learns from no pair of the step has no loss; the mean is over the others. What is not here: which head
-//! learns from which pair, and the heads themselves. One head that learns from every pair is [`evaluate`] to the bit.
+//! A head that learns from no list of the step has no loss; the mean is over the others. What is not here: which head
+//! learns from which list, and the heads themselves. One head that learns from every list is [`super::evaluate`] to the
+//! bit.
 
 use super::{Batch, Config, bradley_terry_loss, sum_to_zero_penalty};
+use crate::data::Ranking;
 use std::ops::Range;
 
-/// What one head says of a step, and which of its pairs the head learns from.
+/// What one head says of a step, and which of its lists the head learns from.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// Rewards [2B], chosen and rejected in turn.
+    /// Rewards [S], list by list.
     pub rewards: &'a [f64],
-    /// Per pair.
+    /// Per list.
     pub learns: &'a [bool],
 }
 
@@ -24,18 +26,18 @@ pub struct EnsembleValue {
     /// The Bradley-Terry loss alone, and the sum-to-zero penalty before its lambda: means over the heads, too.
     pub loss_bt: f64,
     pub loss_bsr: f64,
-    /// dL/dr by every head, [K][2B], chosen and rejected in turn.
+    /// dL/dr by every head, [K][S].
     pub d_rewards: Vec<Vec<f64>>,
-    /// dL/d|h| [2B], beside what reaches h through its rewards.
+    /// dL/d|h| [S], beside what reaches h through its rewards.
     pub d_norms: Vec<f64>,
 }
 
 /// The mean over `heads` of the sum of all terms, and its gradient. Of `step` everything but the rewards is used.
 pub fn evaluate(terms: &[Config], step: Batch, heads: &[Head]) -> EnsembleValue {
     let parts: Vec<Part> = heads.iter().map(|head| Part::of(step, *head)).collect();
-    let learning = parts.iter().filter(|part| !part.pairs.is_empty()).count();
+    let learning = parts.iter().filter(|part| !part.rankings.is_empty()).count();
     let share = 1.0 / learning.max(1) as f64;
-    let sequences = 2 * step.pairs();
+    let sequences = step.norms.len();
     let mut mean = EnsembleValue {
         loss: 0.0,
         loss_bt: 0.0,
@@ -44,63 +46,71 @@ pub fn evaluate(terms: &[Config], step: Batch, heads: &[Head]) -> EnsembleValue 
         d_norms: vec![0.0; sequences],
     };
     for (part, d_rewards) in parts.iter().zip(&mut mean.d_rewards) {
-        if part.pairs.is_empty() {
+        if part.rankings.is_empty() {
             continue;
         }
         let batch = part.batch();
         let value = super::evaluate(terms, batch);
         mean.loss += share * value.loss;
-        mean.loss_bt += share * bradley_terry_loss(batch.chosen, batch.rejected);
+        mean.loss_bt += share * bradley_terry_loss(batch);
         mean.loss_bsr += share * sum_to_zero_penalty(terms, batch);
-        for (at, &pair) in part.pairs.iter().enumerate() {
-            d_rewards[2 * pair] = share * value.d_chosen[at];
-            d_rewards[2 * pair + 1] = share * value.d_rejected[at];
-            mean.d_norms[2 * pair] += share * value.d_chosen_norms[at];
-            mean.d_norms[2 * pair + 1] += share * value.d_rejected_norms[at];
+        for ((&sequence, d_reward), d_norm) in part.sequences.iter().zip(value.d_rewards).zip(value.d_norms) {
+            d_rewards[sequence] = share * d_reward;
+            mean.d_norms[sequence] += share * d_norm;
         }
     }
     mean
 }
 
 /// The part of a step that one head learns from.
-struct Part {
-    /// Its pairs, by their place in the step.
-    pairs: Vec<usize>,
-    chosen: Vec<f64>,
-    rejected: Vec<f64>,
-    chosen_norms: Vec<f64>,
-    rejected_norms: Vec<f64>,
+struct Part<'a> {
+    /// Its sequences, by their place in the step.
+    sequences: Vec<usize>,
+    rewards: Vec<f64>,
+    norms: Vec<f64>,
+    rankings: Vec<&'a Ranking>,
     margins: Vec<Option<f64>>,
     /// What is left of each micro-batch.
     micro_batches: Vec<Range<usize>>,
 }
 
-impl Part {
-    fn of(step: Batch, head: Head) -> Self {
-        let pairs: Vec<usize> = (0..step.pairs()).filter(|&pair| head.learns[pair]).collect();
+impl<'a> Part<'a> {
+    fn of(step: Batch<'a>, head: Head) -> Self {
+        let mut part = Self {
+            sequences: Vec::new(),
+            rewards: Vec::new(),
+            norms: Vec::new(),
+            rankings: Vec::new(),
+            margins: Vec::new(),
+            micro_batches: Vec::new(),
+        };
         let mut end = 0;
-        let micro_batches = step.micro_batches.iter().filter_map(|range| {
+        for (list, &ranking) in step.rankings.iter().enumerate() {
+            let sequences = end..end + ranking.responses();
+            end = sequences.end;
+            if head.learns[list] {
+                part.rewards.extend_from_slice(&head.rewards[sequences.clone()]);
+                part.norms.extend_from_slice(&step.norms[sequences.clone()]);
+                part.sequences.extend(sequences);
+                part.rankings.push(ranking);
+                part.margins.push(step.margins[list]);
+            }
+        }
+        let mut end = 0;
+        let left = step.micro_batches.iter().filter_map(|lists| {
             let start = end;
-            end += range.clone().filter(|&pair| head.learns[pair]).count();
+            end += lists.clone().filter(|&list| head.learns[list]).count();
             (end > start).then_some(start..end)
         });
-        Self {
-            chosen: pairs.iter().map(|&pair| head.rewards[2 * pair]).collect(),
-            rejected: pairs.iter().map(|&pair| head.rewards[2 * pair + 1]).collect(),
-            chosen_norms: pairs.iter().map(|&pair| step.chosen_norms[pair]).collect(),
-            rejected_norms: pairs.iter().map(|&pair| step.rejected_norms[pair]).collect(),
-            margins: pairs.iter().map(|&pair| step.margins[pair]).collect(),
-            micro_batches: micro_batches.collect(),
-            pairs,
-        }
+        part.micro_batches = left.collect();
+        part
     }
 
     fn batch(&self) -> Batch<'_> {
         Batch {
-            chosen: &self.chosen,
-            rejected: &self.rejected,
-            chosen_norms: &self.chosen_norms,
-            rejected_norms: &self.rejected_norms,
+            rewards: &self.rewards,
+            norms: &self.norms,
+            rankings: &self.rankings,
             margins: &self.margins,
             micro_batches: &self.micro_batches,
         }
@@ -109,7 +119,7 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MARGINS, MICRO_BATCHES, NORMS, every_term};
+    use super::super::tests::{NORMS, Shape, batch, every_term, shapes};
     use super::*;
 
     const REWARDS: [[f64; 10]; 3] = [
@@ -117,66 +127,59 @@ mod tests {
         [-0.3, 0.4, 1.1, 0.8, -0.6, -0.7, 2.1, 0.0, 0.5, -1.5],
         [0.2, 0.1, 0.6, -0.9, 0.4, 1.3, -0.8, 0.7, 0.0, 0.3],
     ];
-    const LEARNS: [[bool; 5]; 3] =
-        [[true, false, true, true, false], [false, true, false, false, false], [true; 5]];
+    /// Of five pairs, and of three lists.
+    const PAIRS: [&[bool]; 3] =
+        [&[true, false, true, true, false], &[false, true, false, false, false], &[true; 5]];
+    const LISTS: [&[bool]; 3] = [&[true, false, true], &[false, true, false], &[true; 3]];
 
-    fn step<'a>(chosen: &'a [f64], rejected: &'a [f64], norms: &'a [[f64; 5]; 2]) -> Batch<'a> {
-        let [chosen_norms, rejected_norms] = norms;
-        let (margins, micro_batches) = (&MARGINS, &MICRO_BATCHES);
-        Batch { chosen, rejected, chosen_norms, rejected_norms, margins, micro_batches }
+    /// Every term in every shape, with what three heads learn from.
+    fn cases() -> Vec<(Config, Shape, [&'static [bool]; 3])> {
+        let of = |term: Config| {
+            let [pairs, lists] = shapes();
+            [(term.clone(), pairs, PAIRS), (term, lists, LISTS)]
+        };
+        every_term().into_iter().flat_map(of).collect()
     }
 
     fn run(
-        terms: &[Config],
+        term: &Config,
+        shape: &Shape,
         rewards: &[[f64; 10]],
-        learns: &[[bool; 5]],
-        norms: &[[f64; 5]; 2],
+        learns: &[&[bool]],
+        norms: &[f64; 10],
     ) -> EnsembleValue {
-        let heads: Vec<Head> =
-            rewards.iter().zip(learns).map(|(rewards, learns)| Head { rewards, learns }).collect();
-        evaluate(terms, step(&[0.0; 5], &[0.0; 5], norms), &heads)
-    }
-
-    fn sides(rewards: &[f64; 10]) -> (Vec<f64>, Vec<f64>) {
-        rewards.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
+        let heads = rewards.iter().zip(learns).map(|(rewards, learns)| Head { rewards, learns });
+        let heads: Vec<Head> = heads.collect();
+        evaluate(std::slice::from_ref(term), batch(&[0.0; 10], norms, shape), &heads)
     }
 
     #[test]
     fn one_head_that_learns_everything_is_the_objective_itself() {
-        for term in every_term() {
-            let terms = [term];
-            let found = run(&terms, &REWARDS[..1], &[[true; 5]], &NORMS);
-            let (chosen, rejected) = sides(&REWARDS[0]);
-            let batch = step(&chosen, &rejected, &NORMS);
+        for (term, shape, learns) in cases() {
+            let found = run(&term, &shape, &REWARDS[..1], &learns[2..], &NORMS);
+            let (terms, batch) = ([term], batch(&REWARDS[0], &NORMS, &shape));
             let expected = super::super::evaluate(&terms, batch);
             assert_eq!(found.loss, expected.loss);
-            assert_eq!(found.loss_bt, bradley_terry_loss(&chosen, &rejected));
+            assert_eq!(found.loss_bt, bradley_terry_loss(batch));
             assert_eq!(found.loss_bsr, sum_to_zero_penalty(&terms, batch));
-            let in_turn = |chosen: &[f64], rejected: &[f64]| -> Vec<f64> {
-                chosen.iter().zip(rejected).flat_map(|(&c, &r)| [c, r]).collect()
-            };
-            assert_eq!(found.d_rewards, [in_turn(&expected.d_chosen, &expected.d_rejected)]);
-            assert_eq!(found.d_norms, in_turn(&expected.d_chosen_norms, &expected.d_rejected_norms));
+            assert_eq!((found.d_rewards, found.d_norms), (vec![expected.d_rewards], expected.d_norms));
         }
     }
 
     #[test]
-    fn every_head_has_the_objective_of_its_own_pairs() {
-        for term in every_term() {
-            let terms = [term];
-            let alone: f64 = LEARNS
-                .iter()
-                .zip(&REWARDS)
-                .map(|(learns, rewards)| {
-                    let part = Part::of(step(&[0.0; 5], &[0.0; 5], &NORMS), Head { rewards, learns });
-                    super::super::evaluate(&terms, part.batch()).loss
-                })
-                .sum();
-            let found = run(&terms, &REWARDS, &LEARNS, &NORMS);
-            assert!((found.loss - alone / 3.0).abs() < 1e-12, "{terms:?}");
-            for (d_rewards, learns) in found.d_rewards.iter().zip(&LEARNS) {
-                for (pair, learns) in learns.iter().enumerate() {
-                    assert!(*learns || d_rewards[2 * pair..2 * pair + 2] == [0.0, 0.0], "{terms:?}");
+    fn every_head_has_the_objective_of_its_own_lists() {
+        for (term, shape, learns) in cases() {
+            let step = batch(&[0.0; 10], &NORMS, &shape);
+            let alone = |(rewards, learns): (&[f64; 10], &&[bool])| {
+                let part = Part::of(step, Head { rewards, learns });
+                super::super::evaluate(std::slice::from_ref(&term), part.batch()).loss
+            };
+            let alone: f64 = REWARDS.iter().zip(&learns).map(alone).sum();
+            let found = run(&term, &shape, &REWARDS, &learns, &NORMS);
+            assert!((found.loss - alone / 3.0).abs() < 1e-12, "{term:?}");
+            for (d_rewards, learns) in found.d_rewards.iter().zip(&learns) {
+                for (list, _, sequences) in step.lists() {
+                    assert!(learns[list] || d_rewards[sequences].iter().all(|d| *d == 0.0), "{term:?}");
                 }
             }
         }
@@ -184,37 +187,34 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        for term in every_term() {
-            let terms = [term];
-            let value = run(&terms, &REWARDS, &LEARNS, &NORMS);
+        for (term, shape, learns) in cases() {
+            let value = run(&term, &shape, &REWARDS, &learns, &NORMS);
             let check = |found: f64, loss: &dyn Fn(f64) -> f64| {
                 let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5;
-                assert!((found - expected).abs() < 1e-7, "{terms:?}: {found} against {expected}");
+                assert!((found - expected).abs() < 1e-7, "{term:?}: {found} against {expected}");
             };
-            for head in 0..3 {
-                for sequence in 0..10 {
+            for sequence in 0..10 {
+                for head in 0..3 {
                     check(value.d_rewards[head][sequence], &|by| {
                         let mut rewards = REWARDS;
                         rewards[head][sequence] += by;
-                        run(&terms, &rewards, &LEARNS, &NORMS).loss
+                        run(&term, &shape, &rewards, &learns, &NORMS).loss
                     });
                 }
-            }
-            for sequence in 0..10 {
                 check(value.d_norms[sequence], &|by| {
                     let mut norms = NORMS;
-                    norms[sequence % 2][sequence / 2] += by;
-                    run(&terms, &REWARDS, &LEARNS, &norms).loss
+                    norms[sequence] += by;
+                    run(&term, &shape, &REWARDS, &learns, &norms).loss
                 });
             }
         }
     }
 
     #[test]
-    fn a_head_without_a_pair_is_no_part_of_the_mean() {
-        let terms = [every_term().swap_remove(0)];
-        let without = run(&terms, &REWARDS, &[LEARNS[0], [false; 5], LEARNS[2]], &NORMS);
-        let two = run(&terms, &[REWARDS[0], REWARDS[2]], &[LEARNS[0], LEARNS[2]], &NORMS);
+    fn a_head_without_a_list_is_no_part_of_the_mean() {
+        let (term, [pairs, _]) = (every_term().swap_remove(0), shapes());
+        let without = run(&term, &pairs, &REWARDS, &[PAIRS[0], &[false; 5], PAIRS[2]], &NORMS);
+        let two = run(&term, &pairs, &[REWARDS[0], REWARDS[2]], &[PAIRS[0], PAIRS[2]], &NORMS);
         assert_eq!((without.loss, without.loss_bt), (two.loss, two.loss_bt));
         assert_eq!(without.d_rewards[1], [0.0; 10]);
         assert_eq!(without.d_rewards[2], two.d_rewards[1]);
@@ -222,16 +222,14 @@ mod tests {
 
     #[test]
     fn what_is_left_of_micro_batches_stays_together() {
-        let learns = [true, false, true, true, false];
-        let part =
-            Part::of(step(&[0.0; 5], &[0.0; 5], &NORMS), Head { rewards: &REWARDS[0], learns: &learns });
-        assert_eq!(
-            (part.pairs.as_slice(), part.micro_batches.as_slice()),
-            (&[0, 2, 3][..], &[0..1, 1..3][..])
-        );
-        let learns = [false, false, true, true, true];
-        let part =
-            Part::of(step(&[0.0; 5], &[0.0; 5], &NORMS), Head { rewards: &REWARDS[0], learns: &learns });
-        assert_eq!(part.micro_batches, std::slice::from_ref(&(0..3)));
+        let [pairs, lists] = shapes();
+        let part = |shape: &Shape, learns: &[bool]| {
+            let part = Part::of(batch(&[0.0; 10], &NORMS, shape), Head { rewards: &REWARDS[0], learns });
+            (part.sequences, part.micro_batches)
+        };
+        assert_eq!(part(&pairs, PAIRS[0]), (vec![0, 1, 4, 5, 6, 7], vec![0..1, 1..3]));
+        let (_, micro_batches) = part(&pairs, &[false, false, true, true, true]);
+        assert_eq!(micro_batches, std::slice::from_ref(&(0..3)));
+        assert_eq!(part(&lists, LISTS[0]), (vec![0, 1, 7, 8, 9], vec![0..1, 1..2]));
     }
 }

@@ -12,7 +12,7 @@ use crate::base::interrupt;
 use crate::checkpoint::{self, Best, Checkpoints, LoopState, optimizer, trainer_state};
 use crate::data::loader::Batch;
 use crate::data::tokenize::EncodeConversation;
-use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
+use crate::data::{Example, TokenGroup, TokenList, Tokenizer};
 use crate::eval::{self, EvalReport, Named, Origin, Scored, SequenceScorer, SplitReport, evaluate_split};
 use crate::model::RewardModel;
 use crate::model::config::Dtype;
@@ -45,8 +45,8 @@ pub struct Setup<'a> {
     pub tokenizer: &'a Tokenizer,
     pub encoder: Arc<dyn EncodeConversation>,
     pub pad_token_id: u32,
-    /// Pairs whose rewards are compared after the final save.
-    pub probe: Vec<TokenPair>,
+    /// Lists whose rewards are compared after the final save.
+    pub probe: Vec<TokenList>,
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
@@ -138,7 +138,7 @@ struct Run<'a> {
     checkpoints: Checkpoints,
     state: LoopState,
     progress: Progress,
-    probe: Vec<TokenPair>,
+    probe: Vec<TokenList>,
     /// An update has begun, and `state` does not know of it yet: the parameters are neither of its step nor, for sure,
     /// of the next.
     updating: bool,
@@ -272,19 +272,19 @@ impl<'a> Run<'a> {
     }
 
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
-        self.check_margins(&batch.pairs)?;
+        self.check_margins(&batch.lists)?;
         let number = batch.step;
         let lambda = lambda::at(&self.objective, number - 1, self.total_steps, self.state.lambda);
         self.plan.terms = lambda::in_force(&self.objective, lambda);
-        let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
+        let result = step(&self.plan, number, &self.model, &batch.lists, &mut self.gradients)?;
         let d = &result.diagnostics;
-        if number == 1 && d.ties * 2 > result.pairs as u64 && d.head_norm > 0.0 {
+        if number == 1 && d.ties * 2 > d.pairs as u64 && d.head_norm > 0.0 {
             return Err(Error::Training {
                 step: number,
                 reason: format!(
                     "{} of {} pairs have equal rewards: chosen and rejected look the same to the model; check the \
                      chat template and the rows (the first example is printed above)",
-                    d.ties, result.pairs
+                    d.ties, d.pairs
                 ),
             });
         }
@@ -316,12 +316,12 @@ impl<'a> Run<'a> {
     }
 
     /// A term that reads the margin column needs it in every row.
-    fn check_margins(&self, pairs: &[TokenPair]) -> Result<()> {
+    fn check_margins(&self, lists: &[TokenList]) -> Result<()> {
         let needed = self.plan.terms.iter().any(objective::Config::needs_margin_column);
-        match pairs.iter().find(|pair| needed && pair.margin.is_none()) {
+        match lists.iter().find(|list| needed && list.margin.is_none()) {
             None => Ok(()),
-            Some(pair) => Err(Error::Data {
-                path: pair.origin.clone().into(),
+            Some(list) => Err(Error::Data {
+                path: list.origin.clone().into(),
                 reason: "found no `margin`, which an objective with margin = \"column\" needs in every row"
                     .into(),
             }),
@@ -426,15 +426,12 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Loads what was saved and scores the probe pairs with it: what is on disk is what was trained.
+    /// Loads what was saved and scores the probe lists with it: what is on disk is what was trained.
     fn verify_saved(&self, folder: &Path) -> Result<()> {
         let device = self.model.device();
         let saved = RewardModel::load(folder, device, Some(self.model.dtype()), HeadInit::default())?;
-        let groups: Vec<TokenGroup> = self
-            .probe
-            .iter()
-            .map(|pair| TokenGroup { sequences: vec![pair.chosen.clone(), pair.rejected.clone()] })
-            .collect();
+        let groups: Vec<TokenGroup> =
+            self.probe.iter().map(|list| TokenGroup { sequences: list.sequences.clone() }).collect();
         let (trained, reloaded) = (self.model.score(&groups)?, saved.score(&groups)?);
         for (i, (a, b)) in trained.iter().flatten().zip(reloaded.iter().flatten()).enumerate() {
             // The head is saved in the compute dtype but used in f32 while training.

@@ -1,4 +1,4 @@
-//! Which head of an ensemble learns from which pair.
+//! Which head of an ensemble learns from which pair, or list.
 
 use crate::base::rng;
 
@@ -15,7 +15,7 @@ impl HeadShare {
     /// Every head learns from every pair.
     pub const ALL: Self = Self { share: 1.0, seed: 0 };
 
-    /// Per head, whether it learns from each of the pairs with these numbers in the pair store.
+    /// Per head, whether it learns from each of the pairs (or lists) with these numbers in the store.
     ///
     /// A draw is a function of (seed, head, pair): the same in every epoch, so that a head never sees what it left
     /// out, and whatever the batch. A pair that no head would take goes to the one that was nearest to taking it.

@@ -46,7 +46,7 @@ pub fn measure(
         }
         let batch = batch?;
         let start = Instant::now();
-        let result = step(&plan, batch.step, &model, &batch.pairs, &mut gradients)?;
+        let result = step(&plan, batch.step, &model, &batch.lists, &mut gradients)?;
         let lr = schedule::learning_rate(optim, batch.step - 1, total_steps);
         let scale = clip::factor(result.grad_norm, optim.max_grad_norm);
         optimizer.step(model.parameters_mut(), &gradients, lr, scale)?;

@@ -52,7 +52,11 @@ pub struct StepLine {
     pub head_spread_mean: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_accuracy_min: Option<f64>,
+    /// Pairs that differ in gold, which accuracy and ties are of.
     pub pairs: usize,
+    /// Responses of the step, 2B of B pairs; 0 in files that had no such field yet.
+    #[serde(default)]
+    pub sequences: usize,
     pub tokens: usize,
     /// Wall time of the step: waiting for its data, forward, backward and update.
     pub seconds: f64,
@@ -98,7 +102,8 @@ impl StepLine {
             lambda,
             head_spread_mean: result.ensemble.map(|e| e.spread_mean),
             head_accuracy_min: result.ensemble.map(|e| e.accuracy_min),
-            pairs: result.pairs,
+            pairs: d.pairs,
+            sequences: result.sequences,
             tokens: result.tokens,
             seconds,
         }

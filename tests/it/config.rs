@@ -201,13 +201,32 @@ fn a_loss_needs_a_preference_term_and_each_kind_once() {
         let problems = without(kind).unwrap_err();
         assert!(problems[0].contains("no preference term"), "{problems:?}");
     }
-    for kind in ["hinge", "normalized", "direct"] {
+    for kind in ["plackett-luce", "hinge", "normalized", "direct"] {
         assert!(without(kind).is_ok(), "{kind}");
     }
     let problems = parse(&format!("{SMALLEST}[[objective]]\nkind = \"bradley-terry\"\n"), &[]).unwrap_err();
     assert!(problems[0].contains("found a second \"bradley-terry\""), "{problems:?}");
     let problems = parse(SMALLEST.split("[[objective]]").next().unwrap(), &[]).unwrap_err();
     assert!(problems[0].starts_with("the file: objective: found nothing"), "{problems:?}");
+}
+
+#[test]
+fn lists_are_for_terms_that_mean_something_there() {
+    let listwise = |kind: &str| parse(&SMALLEST.replace("bradley-terry", kind), &["data.pairing=listwise"]);
+    for kind in ["plackett-luce", "bradley-terry", "hinge", "normalized"] {
+        assert_eq!(listwise(kind).unwrap().data.pairing, Pairing::Listwise, "{kind}");
+    }
+    let problems = listwise("direct").unwrap_err();
+    assert!(problems[0].contains("objective: found \"direct\", which speaks of a chosen"), "{problems:?}");
+    assert!(problems[0].contains("expected \"plackett-luce\" or"), "{problems:?}");
+    let center = r#"objective=[{kind="plackett-luce"},{kind="center"}]"#;
+    let problems = parse(SMALLEST, &["data.pairing=listwise", center]).unwrap_err();
+    assert!(problems[0].contains("found \"center\"") && problems.len() == 1, "{problems:?}");
+    let problems = parse(SMALLEST, &["data.max_responses=1"]).unwrap_err();
+    assert!(
+        problems[0].contains("data.max_responses: found 1, expected an integer from 2 to 1024"),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -357,6 +376,7 @@ fn data() -> impl Strategy<Value = data::Config> {
         ..data::Config::default()
     });
     let overlong = vec![Overlong::Drop, Overlong::TruncatePromptLeft, Overlong::Error];
+    // Not listwise, which not every objective allows.
     let pairing = vec![Pairing::RandomTwo, Pairing::BestWorst, Pairing::BestRandom, Pairing::All];
     let template = prop_oneof![
         Just(ChatTemplateSource::Auto),
@@ -367,12 +387,22 @@ fn data() -> impl Strategy<Value = data::Config> {
         2usize..1 << 24,
         proptest::sample::select(overlong),
         any::<bool>(),
-        proptest::sample::select(pairing),
+        (proptest::sample::select(pairing), 2usize..=1024),
         text(),
         template,
     )
-        .prop_map(|(sources, max_length, overlong, shuffle, pairing, score_field, chat_template)| {
-            data::Config { max_length, overlong, shuffle, pairing, score_field, chat_template, ..sources }
+        .prop_map(|(sources, max_length, overlong, shuffle, lists, score_field, chat_template)| {
+            let (pairing, max_responses) = lists;
+            data::Config {
+                max_length,
+                overlong,
+                shuffle,
+                pairing,
+                max_responses,
+                score_field,
+                chat_template,
+                ..sources
+            }
         })
 }
 
@@ -387,6 +417,7 @@ fn objective() -> impl Strategy<Value = Vec<Objective>> {
         (positive(), positive())
             .prop_map(|(temperature, epsilon)| Objective::Normalized { temperature, epsilon }),
         Just(Objective::Direct),
+        Just(Objective::PlackettLuce),
     ];
     let scope = proptest::sample::select(vec![Scope::Global, Scope::MicroBatch]);
     let scale = proptest::sample::select(vec![Scale::Mean, Scale::Batch]);

@@ -2,6 +2,7 @@
 
 use crate::shared;
 use candle_core::Device;
+use rmtrain::data::Ranking;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::WeightFiles;
 use rmtrain::model::{Freeze, Keep, Pack, RewardModel};
@@ -53,7 +54,6 @@ fn step(
     let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&pairs[range.clone()])).collect();
     let forwards: Vec<_> = packs.iter().map(|pack| model.forward(pack, keep).unwrap()).collect();
     let rewards: Vec<f64> = forwards.iter().flat_map(|f| f.rewards.clone()).collect();
-    let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     let terms = [
         objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
         objective::Config::SumToZero {
@@ -63,13 +63,12 @@ fn step(
             schedule: LambdaSchedule::default(),
         },
     ];
-    let (margins, norms) = (vec![None; pairs.len()], vec![1.0; pairs.len()]);
+    let pair = Ranking::pair();
     let batch = Batch {
-        chosen: &chosen,
-        rejected: &rejected,
-        chosen_norms: &norms,
-        rejected_norms: &norms,
-        margins: &margins,
+        rewards: &rewards,
+        norms: &vec![1.0; rewards.len()],
+        rankings: &vec![&pair; pairs.len()],
+        margins: &vec![None; pairs.len()],
         micro_batches: &micro_batches,
     };
     let value = objective::evaluate(&terms, batch);
@@ -80,12 +79,10 @@ fn step(
     rows.dedup();
     gradients.start_step(&rows).unwrap();
     let hidden: Vec<f32> = forwards.iter().flat_map(|f| f.hidden.clone()).collect();
-    let d_all: Vec<f64> = (0..pairs.len()).flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-    model.head_backward(&hidden, &[&d_all], &gradients).unwrap();
+    model.head_backward(&hidden, &[&value.d_rewards], &gradients).unwrap();
     for (forward, range) in forwards.into_iter().zip(&micro_batches) {
-        let d_rewards: Vec<f64> =
-            range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-        model.backward(forward.tape.unwrap(), &[&d_rewards], None, &gradients).unwrap();
+        let d_rewards = &value.d_rewards[2 * range.start..2 * range.end];
+        model.backward(forward.tape.unwrap(), &[d_rewards], None, &gradients).unwrap();
     }
     let dense = model.parameters().iter().map(|(id, parameter)| {
         let sum = gradients.sum(id).tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::training::{Folder, assert_same_run, contents, metrics, steps, succeed};
 use candle_core::{Device, Tensor};
-use rmtrain::data::TokenPair;
+use rmtrain::data::{Ranking, TokenList};
 use rmtrain::model::reward_head::dot;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
@@ -150,13 +150,16 @@ fn model(heads: usize) -> RewardModel {
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, init).unwrap()
 }
 
-fn pairs() -> Vec<TokenPair> {
+fn pairs() -> Vec<TokenList> {
     let tokens = |from: u32, count: u32| (0..count).map(move |i| (i * i * 7 + from * 11 + i) % 60);
-    let pair = |i: u32| TokenPair {
+    let pair = |i: u32| TokenList {
         index: u64::from(i),
         origin: format!("test:{i}"),
-        chosen: tokens(i, 9).chain([3]).chain(tokens(2 * i, 4 + i)).collect(),
-        rejected: tokens(i, 9).chain([4]).chain(tokens(2 * i + 1, 6)).collect(),
+        sequences: vec![
+            tokens(i, 9).chain([3]).chain(tokens(2 * i, 4 + i)).collect(),
+            tokens(i, 9).chain([4]).chain(tokens(2 * i + 1, 6)).collect(),
+        ],
+        ranking: Ranking::pair(),
         margin: None,
     };
     (0..6).map(pair).collect()
@@ -224,7 +227,7 @@ fn the_first_head_is_the_same_however_many_there_are() {
     let heads = four.heads().unwrap();
     assert_eq!(one.heads().unwrap().weights(), &heads.weights()[..16]);
     assert_eq!((one.head_count(), four.head_count()), (1, 4));
-    let pack = Pack::new(&[[pairs()[0].chosen.clone()]]);
+    let pack = Pack::new(&[[pairs()[0].sequences[0].clone()]]);
     let forward = four.forward(&pack, Keep::Nothing).unwrap();
     let by_hand: Vec<f64> = heads.weights().chunks_exact(16).map(|head| dot(head, &forward.hidden)).collect();
     let found: Vec<f64> = forward.head_rewards.by_head().iter().map(|head| head[0]).collect();

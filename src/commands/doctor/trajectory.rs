@@ -2,8 +2,8 @@
 
 use crate::Result;
 use crate::base::rng;
-use crate::data::TokenPair;
 use crate::data::loader::Batch;
+use crate::data::{Ranking, TokenList};
 use crate::kernels::cuda;
 use crate::model::RewardModel;
 use crate::model::config::Dtype;
@@ -95,8 +95,8 @@ fn losses(device: &Device, dtype: Dtype, steps: u64, heads: usize) -> Result<Vec
         },
     ];
     let batches = (1..=steps).map(|step| {
-        let pairs = (0..PAIRS).map(|i| pair(step * PAIRS + i)).collect();
-        Ok(Batch { step, epoch: 0.0, pairs })
+        let lists = (0..PAIRS).map(|i| pair(step * PAIRS + i)).collect();
+        Ok(Batch { step, epoch: 0.0, lists })
     });
     let memory = Memory::of_loaded(&model, &config, optim.moments);
     let steps = measure(model, &config, &optim, terms, memory, batches, steps)?;
@@ -104,7 +104,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64, heads: usize) -> Result<Vec
 }
 
 /// A pair of 20 to 140 tokens: the chosen response is of low tokens, the rejected one of high ones.
-fn pair(index: u64) -> TokenPair {
+fn pair(index: u64) -> TokenList {
     let mut rng = rng::stream(0, "doctor:pairs", index);
     let [prompt, chosen, rejected] = [80, 60, 60].map(|most| 10 + rng::below(&mut rng, most));
     let mut tokens = |count: usize, from: usize| -> Vec<u32> {
@@ -112,11 +112,11 @@ fn pair(index: u64) -> TokenPair {
     };
     let prompt = tokens(prompt, VOCAB / 4);
     let (chosen, rejected) = (tokens(chosen, 0), tokens(rejected, VOCAB / 2));
-    TokenPair {
+    TokenList {
         index,
         origin: format!("doctor:{index}"),
-        chosen: [prompt.as_slice(), &chosen].concat(),
-        rejected: [prompt.as_slice(), &rejected].concat(),
+        sequences: vec![[prompt.as_slice(), &chosen].concat(), [prompt.as_slice(), &rejected].concat()],
+        ranking: Ranking::pair(),
         margin: None,
     }
 }
