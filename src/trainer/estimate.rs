@@ -1,4 +1,5 @@
-//! What a run will cost, from the lengths of its lists (pairs are lists of two) and the shapes of its model: tokens, operations, memory, time.
+//! What a run will cost, from the lengths of its lists (pairs are lists of two) and the shapes of its model: tokens,
+//! operations, memory, time.
 
 use super::config::Config;
 use super::lengths::{Histogram, ListLengths, Sample, Spread};
