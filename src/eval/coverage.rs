@@ -4,7 +4,8 @@ use super::bootstrap::mean_ci95;
 use super::compare::compare;
 use super::judged::{Evaluation, JudgedRow};
 use super::length::length_bias;
-use super::report::{EvalReport, Named};
+use super::named::Named;
+use super::report::EvalReport;
 use super::test_support::{judged_row, normal};
 use crate::base::rng::{self, below, uniform};
 use crate::data::{Origin, RowKind};
@@ -159,7 +160,7 @@ fn gap(evaluations: [Evaluation; 2]) -> Option<[f64; 2]> {
         .map(String::from)
         .into_iter()
         .zip(evaluations.iter().map(|e| e.report(&[])));
-    let report = EvalReport::new("m".into(), Named(reports.collect()));
+    let report = EvalReport::new("m".into(), None, Named(reports.collect()));
     report.gaps.get("mutual-disjoint").map(|gap| gap.ci95)
 }
 

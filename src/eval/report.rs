@@ -227,7 +227,7 @@ mod tests {
         let none = SplitReport { accuracy: None, accuracy_ci95: None, ..pairs() };
         let splits =
             vec![("in-domain".into(), pairs()), ("mutual-disjoint".into(), tau), ("empty".into(), none)];
-        let report = EvalReport::new("m".into(), Named(splits.clone()));
+        let report = EvalReport::new("m".into(), None, Named(splits.clone()));
         assert_eq!(report.gaps.0.len(), 1);
         let gap = report.gaps.get("mutual-disjoint").unwrap();
         // [0.25, 1] around 0.75, and around 0.5: 0.25 - hypot(0.5, 0.5), 0.25 + hypot(0.25, 0.25).
@@ -237,7 +237,7 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""gaps":{"mutual-disjoint":{"accuracy":0.25,"ci95":["#), "{json}");
         assert_eq!(serde_json::from_str::<EvalReport>(&json).unwrap(), report);
-        assert!(EvalReport::new("m".into(), Named(splits[1..].to_vec())).gaps.is_empty());
+        assert!(EvalReport::new("m".into(), None, Named(splits[1..].to_vec())).gaps.is_empty());
     }
 
     #[test]

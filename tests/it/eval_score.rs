@@ -360,8 +360,8 @@ fn world_with_splits() -> World {
         .chunks(2)
         .zip(0..)
         .map(|(t, i)| {
-            json!({"prompt": format!("question {i}"), "chosen": t[0], "rejected": t[1], "subset": ["easy", "hard"][i % 2],
-                   "source": "s", "chosen-model": "m1", "rejected-model": ["m2", "m3"][i % 2]})
+            json!({"prompt": format!("question {i}"), "chosen": t[0], "rejected": t[1], "subset": (["easy", "hard"][i % 2]),
+                   "source": "s", "chosen-model": "m1", "rejected-model": (["m2", "m3"][i % 2])})
         })
         .collect();
     let ranked: Vec<Value> = texts

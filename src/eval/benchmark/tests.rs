@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::data::source::{RawRow, Rows};
-use crate::eval::OnError;
+use crate::eval::{Named, OnError};
 use serde_json::Value;
 use std::io::Cursor;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::Llama3RopeScaling;
 use proptest::prelude::*;
+use serde_json::json;
 
 fn llama() -> Map<String, Value> {
     object(json!({
