@@ -9,16 +9,17 @@
 use candle_core::{DType, Device, Shape, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rmtrain::base::rng;
-use rmtrain::data::TokenPair;
+use rmtrain::data::{Ranking, TokenList};
 use rmtrain::diagnostics;
 use rmtrain::kernels::attention::{self, Family, Heads, Segment, composed};
 use rmtrain::kernels::gemm::{self, Matrix};
 use rmtrain::kernels::{Accumulator, Indices, embedding, rms_norm, rope, swiglu};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Keep, Pack, RewardModel};
 use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::optim::config::MomentKind;
 use rmtrain::optim::{self, AdamW, Gradients, Parameters};
+use rmtrain::trainer::head_share::HeadShare;
 use rmtrain::trainer::memory::Memory;
 use rmtrain::trainer::step::{StepPlan, step};
 use rmtrain::{objective, trainer};
@@ -242,11 +243,11 @@ fn small_qwen2() -> RewardModel {
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit::default();
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
-fn pair(index: u64) -> TokenPair {
+fn pair(index: u64) -> TokenList {
     let mut rng = rng::stream(0, "bench:pairs", index);
     let mut tokens = |first: u32| -> Vec<u32> {
         // The first token keeps the two responses apart, so that exactly the prompt is shared.
@@ -254,18 +255,18 @@ fn pair(index: u64) -> TokenPair {
         std::iter::once(first).chain(rest).collect()
     };
     let (prompt, chosen, rejected) = (tokens(0), tokens(1), tokens(2));
-    TokenPair {
+    TokenList {
         index,
         origin: format!("bench:{index}"),
-        chosen: [prompt.as_slice(), &chosen].concat(),
-        rejected: [prompt.as_slice(), &rejected].concat(),
+        sequences: vec![[prompt.as_slice(), &chosen].concat(), [prompt.as_slice(), &rejected].concat()],
+        ranking: Ranking::pair(),
         margin: None,
     }
 }
 
 fn training(c: &mut Criterion) {
     let mut model = small_qwen2();
-    let pairs: Vec<TokenPair> = (0..PAIRS).map(pair).collect();
+    let pairs: Vec<TokenList> = (0..PAIRS).map(pair).collect();
     let config =
         trainer::Config { activations: trainer::config::Activations::Keep, ..trainer::Config::default() };
     let plan = StepPlan {
@@ -280,6 +281,7 @@ fn training(c: &mut Criterion) {
         ],
         micro_batch_tokens: config.micro_batch_tokens,
         memory: Memory::of_loaded(&model, &config, MomentKind::F32),
+        head_share: HeadShare::ALL,
     };
     let mut gradients = model.gradients().unwrap();
     let tokens = step(&plan, 1, &model, &pairs, &mut gradients).unwrap().tokens;
@@ -291,11 +293,11 @@ fn training(c: &mut Criterion) {
         b.iter(|| step(&plan, 1, &model, black_box(&pairs), &mut gradients).unwrap());
     });
     // What every step pays for its diagnostics: to be read beside the step.
-    let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
-    let forward = model.forward(&Pack::new(&groups), Keep::Nothing).unwrap();
+    let rankings: Vec<&Ranking> = pairs.iter().map(|pair| &pair.ranking).collect();
+    let forward = model.forward(&Pack::new(&pairs), Keep::Nothing).unwrap();
     let head = model.head_weight().unwrap();
     group.bench_function("diagnostics", |b| {
-        b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &head));
+        b.iter(|| diagnostics::step(black_box(&forward.hidden), &forward.rewards, &rankings, &head));
     });
     // The gradients are those of the last step above: the update does not consume them.
     group.measurement_time(Duration::from_secs(1));
@@ -322,7 +324,7 @@ fn wide_qwen2() -> RewardModel {
         "num_key_value_heads": 2,
         "max_position_embeddings": 16384,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit::default();
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
@@ -361,7 +363,7 @@ fn sharing(c: &mut Criterion) {
         group.bench_function(format!("train 4 x 400 + 2 x 100/{name}"), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::Activations).unwrap();
-                model.backward(forward.tape.unwrap(), &[0.1; 8], None, &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &[&[0.1; 8]], None, &gradients).unwrap();
             });
         });
         let pack = Pack::new(&sixteen);
@@ -388,7 +390,7 @@ fn lengths(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("train", length), |b| {
             b.iter(|| {
                 let forward = model.forward(&pack, Keep::LayerInputs).unwrap();
-                model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
+                model.backward(forward.tape.unwrap(), &[&d_rewards], None, &gradients).unwrap();
             });
         });
     }

@@ -12,7 +12,7 @@ use crate::eval::benchmark::{
     BenchOptions, BenchReport, Collected, Manifest, OutputFiles, ScoredRow, bench_table, read_scores,
     score_benchmark,
 };
-use crate::eval::{Named, OnError};
+use crate::eval::{Named, OnError, Reduce};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -62,6 +62,9 @@ pub struct BenchArgs {
 struct Report {
     /// Null where the scores were stored.
     model: Option<String>,
+    /// Absent where the rewards of an ensemble are reduced by their mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduce: Option<Reduce>,
     benchmarks: Named<BenchReport>,
 }
 
@@ -94,7 +97,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         return outcome;
     }
     // What is finished is told, whatever became of the benchmarks after it.
-    let report = Report { model: model.map(|model| model.name), benchmarks: Named(reports) };
+    let reduce = model.as_ref().and_then(|model| model.reduce);
+    let report = Report { model: model.map(|model| model.name), reduce, benchmarks: Named(reports) };
     let written = match &args.out {
         Some(out) => print_json(&report, Some(&out.join("bench.json"))),
         None => Ok(()),

@@ -9,7 +9,7 @@ use crate::base::{atomic, interrupt};
 use crate::data::config::Overlong;
 use crate::data::source::{Rows, resolve};
 use crate::eval::{
-    By, Comparison, Detail, EvalReport, Evaluation, Named, Options, compare, judge_split, table,
+    By, Comparison, Detail, EvalReport, Evaluation, Named, Options, Reduce, compare, judge_split, table,
 };
 use crate::{Error, Result};
 use std::io::{self, Write};
@@ -97,15 +97,16 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         effective_rank: args.effective_rank,
         antisymmetry_rows: args.antisymmetry_rows as usize,
     };
-    let (name, evaluations) = rows.judge(model, &run, args, &detail)?;
-    let reports = evaluations.0.iter().map(|(name, split)| (name.clone(), split.report(&detail.by)));
-    let mut report = EvalReport::new(name, Named(reports.collect()));
+    let ours = rows.judge(model, &run, args, &detail)?;
+    let reports = ours.splits.0.iter().map(|(name, split)| (name.clone(), split.report(&detail.by)));
+    let mut report = EvalReport::new(ours.model, ours.reduce, Named(reports.collect()));
     if let Some((other, run)) = other {
         // The first model is gone from memory by now.
-        let (model, others) = rows.judge(other, &run.unwrap_or_default(), args, &Detail::default())?;
-        let pairs = evaluations.0.iter().zip(&others.0);
+        let theirs = rows.judge(other, &run.unwrap_or_default(), args, &Detail::default())?;
+        let pairs = ours.splits.0.iter().zip(&theirs.splits.0);
         let splits = pairs.map(|((name, ours), (_, theirs))| (name.clone(), compare(ours, theirs)));
-        report.comparison = Some(Comparison { model, splits: Named(splits.collect()) });
+        report.comparison =
+            Some(Comparison { model: theirs.model, reduce: theirs.reduce, splits: Named(splits.collect()) });
     }
     eprint!("model: {}\n{}", report.model, table(&report));
     print_json(&report, args.out.as_deref())
@@ -116,6 +117,15 @@ fn run_of(model: &str) -> Result<Option<RunData>> {
     run_folder::run_of(Path::new(model)).map(|run| RunData::read(&run)).transpose()
 }
 
+/// One model's answers to all splits.
+struct Judged {
+    /// What reports call the model.
+    model: String,
+    /// How rewards of several heads are reduced, unless it is by their mean.
+    reduce: Option<Reduce>,
+    splits: Named<Evaluation>,
+}
+
 /// The rows of all splits, for every model alike.
 struct SplitRows {
     splits: Vec<Split>,
@@ -124,14 +134,8 @@ struct SplitRows {
 }
 
 impl SplitRows {
-    /// Scores every split; returns what reports call the model.
-    fn judge(
-        &self,
-        model: ModelFolder,
-        run: &RunData,
-        args: &EvalArgs,
-        detail: &Detail,
-    ) -> Result<(String, Named<Evaluation>)> {
+    /// Scores every split.
+    fn judge(&self, model: ModelFolder, run: &RunData, args: &EvalArgs, detail: &Detail) -> Result<Judged> {
         let loaded = model.load()?;
         let from_run = run.max_length.filter(|&tokens| tokens <= loaded.max_positions);
         let options = Options {
@@ -157,7 +161,7 @@ impl SplitRows {
             let evaluation = judge_split(examples, encoder, scorer, &options, detail, |done| bar.show(done))?;
             evaluations.push((split.name.clone(), evaluation));
         }
-        Ok((loaded.name, Named(evaluations)))
+        Ok(Judged { model: loaded.name, reduce: loaded.reduce, splits: Named(evaluations) })
     }
 }
 

@@ -87,7 +87,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
         reorder: args.reorder,
         objectives: args.objectives,
     };
-    let settings = Settings::of(&label, options.max_length);
+    let settings = Settings::of(&label, model.reduce, options.max_length);
     let mut output = if args.resume { Output::resume(&args.output)? } else { Output::new(&args.output)? };
     let mut state = State::new(inputs, state::Model::of(&model)?, settings);
     if output.was_begun {

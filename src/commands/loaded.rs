@@ -5,8 +5,8 @@ use crate::base::reader::Words;
 use crate::data::config::ChatTemplateSource;
 use crate::data::tokenize::{DateOrigin, EncodeConversation};
 use crate::data::{Message, Tokenizer};
-use crate::eval::{DEFAULT_BATCH_TOKENS, SequenceScorer};
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::eval::{DEFAULT_BATCH_TOKENS, Reduce, Reduced, SequenceScorer};
+use crate::model::config::Dtype;
 use crate::model::config_json::{self, HeadKind};
 use crate::model::gating::last_occurrence;
 use crate::model::reward_model::{HeadInit, compute_dtype};
@@ -38,6 +38,9 @@ pub struct ModelFlags {
     /// Tokens computed at once; a memory knob, scores change by rounding at most
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_BATCH_TOKENS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: u32,
+    /// What the rewards of an ensemble's heads become; with one head both are the same
+    #[arg(long, value_enum, default_value = "mean")]
+    pub reduce: Reduce,
 }
 
 impl ModelFlags {
@@ -49,6 +52,8 @@ impl ModelFlags {
 /// A model that scores, and the tokenizer that speaks its language.
 pub struct LoadedModel {
     pub scorer: Box<dyn SequenceScorer>,
+    /// How rewards of several heads are reduced; `None` where it is by their mean.
+    pub reduce: Option<Reduce>,
     pub tokenizer: Arc<dyn EncodeConversation>,
     /// Tokens of context that the model was made for.
     pub max_positions: usize,
@@ -136,8 +141,10 @@ impl ModelFolder {
     /// What is wrong with them, or with the device.
     pub fn load(self) -> Result<LoadedModel> {
         let device = self.flags.device.open()?;
+        let (scorer, reduce) = load_scorer(&self.folder, self.head, &device, &self.flags)?;
         Ok(LoadedModel {
-            scorer: load_scorer(&self.folder, self.head, &device, self.flags.dtype)?,
+            scorer,
+            reduce,
             tokenizer: self.tokenizer,
             max_positions: self.max_positions,
             name: self.name,
@@ -153,14 +160,25 @@ fn load_scorer(
     folder: &Path,
     head: HeadKind,
     device: &Device,
-    dtype: Option<Dtype>,
-) -> Result<Box<dyn SequenceScorer>> {
-    if head == HeadKind::RewardModelWithGating {
-        return Ok(Box::new(ArmoRm::load(folder, device, dtype)?));
+    flags: &ModelFlags,
+) -> Result<(Box<dyn SequenceScorer>, Option<Reduce>)> {
+    let (scorer, heads): (Box<dyn SequenceScorer>, usize) = match head {
+        HeadKind::RewardModelWithGating => (Box::new(ArmoRm::load(folder, device, flags.dtype)?), 1),
+        HeadKind::CausalLm | HeadKind::SequenceClassification => {
+            // Never drawn: a folder without a head was refused when it was opened.
+            let model = RewardModel::load(folder, device, flags.dtype, HeadInit::default())?;
+            let heads = model.head_count();
+            (Box::new(model), heads)
+        }
+    };
+    match flags.reduce {
+        Reduce::Mean => Ok((scorer, None)),
+        Reduce::Min if heads == 1 => {
+            eprintln!("hint: --reduce min changes nothing, {} has one head", folder.display());
+            Ok((scorer, None))
+        }
+        reduce => Ok((Box::new(Reduced { scorer, reduce }), Some(reduce))),
     }
-    // Never drawn: a folder without a head was refused above.
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-    Ok(Box::new(RewardModel::load(folder, device, dtype, head)?))
 }
 
 /// The model folder that `model` means.

@@ -2,9 +2,9 @@
 
 use crate::config::RunConfig;
 use crate::data::{Tokenizer, sandbox};
-use crate::model::RewardModel;
 use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::reward_model::HeadInit;
+use crate::model::{self, RewardModel, ensemble_file};
 use crate::{Error, Result, hub};
 use std::path::Path;
 
@@ -44,14 +44,18 @@ pub(super) fn load_tokenizer(config: &RunConfig, folder: &Path) -> Result<Tokeni
 /// The model on its device: the checkpoint's where the run goes on from one.
 pub(super) fn load_model(config: &RunConfig, checkpoint: Option<&Path>) -> Result<RewardModel> {
     let device = config.train.device.open()?;
-    let head = HeadInit { std: config.model.head_init_std, seed: config.train.seed };
-    let dtype = config.model.dtype;
-    let mut model = match (checkpoint, &config.model.source) {
-        (Some(checkpoint), _) => RewardModel::load(checkpoint, &device, dtype, head)?,
-        (None, Source::Path(source)) => {
-            let folder = hub::resolve_model(source, config.model.revision.as_deref())?;
-            RewardModel::load(&folder, &device, dtype, head)?
+    let model::Config { heads: count, head_init_std: std, dtype, .. } = config.model;
+    let head = HeadInit { count, std, seed: config.train.seed };
+    let load = |folder: &Path| {
+        let model = RewardModel::load(folder, &device, dtype, head)?;
+        match heads_problem(folder, model.head_count(), head.count) {
+            Some(problem) => Err(Error::Usage(problem)),
+            None => Ok(model),
         }
+    };
+    let mut model = match (checkpoint, &config.model.source) {
+        (Some(checkpoint), _) => load(checkpoint)?,
+        (None, Source::Path(source)) => load(&hub::resolve_model(source, config.model.revision.as_deref())?)?,
         (None, Source::Random(shape)) => RewardModel::random(shape, &device, dtype, head)?,
     };
     model.freeze(config.model.freeze)?;
@@ -60,6 +64,17 @@ pub(super) fn load_model(config: &RunConfig, checkpoint: Option<&Path>) -> Resul
         eprintln!("hint: the CPU computes in f32, whatever model.dtype says; it is no slower here");
     }
     Ok(model)
+}
+
+/// What is wrong where a folder has other heads of its own than are `asked` for.
+pub(super) fn heads_problem(folder: &Path, found: usize, asked: usize) -> Option<String> {
+    let place = folder.display();
+    let has = match found {
+        _ if found == asked => return None,
+        1 => format!("{place} has one head of its own; several are drawn for a language model"),
+        _ => format!("{} holds that many", folder.join(ensemble_file::FILE).display()),
+    };
+    Some(format!("model.heads: found {asked}, expected {found}: {has}"))
 }
 
 /// # Errors

@@ -13,7 +13,7 @@ use crate::base::{interrupt, memory as process};
 use crate::config::RunConfig;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, PairStore, Preparation};
+use crate::data::store::{DataReport, ListStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
 use crate::kernels::cuda;
 use crate::model::config::{Dtype, Source};
@@ -197,7 +197,7 @@ fn plan(
     });
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");
-    let store = PairStore::open_or_build(
+    let store = ListStore::open_or_build(
         &folder.path().join("data"),
         &sources.train,
         &preparation,
@@ -218,7 +218,8 @@ fn plan(
 
     let on_cpu = target.is_cpu();
     let dtype = compute_dtype(on_cpu, config.model.dtype);
-    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments);
+    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments)
+        .with_heads(&decoder, config.model.heads);
     let memory = Memory::new(&decoder, &storage, &config.train, target.budget(&config.train));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, on_cpu));
@@ -269,8 +270,8 @@ fn tokenize(loader: Loader, vocab_size: usize, kept: u64) -> Result<(Sample, Vec
             return Err(Error::Interrupted);
         }
         let batch = batch?;
-        sample.push_step(&batch.pairs);
-        bar.show_rows(sample.pairs().len() as u64);
+        sample.push_step(&batch.lists);
+        bar.show_rows(sample.lists().len() as u64);
         if batch.step <= kept {
             first.push(batch);
         }
@@ -328,7 +329,7 @@ fn measure_steps(
     program_bytes: Option<u64>,
 ) -> Result<(Sample, MeasuredSteps)> {
     let mut sample = Sample::new(decoder.vocab_size);
-    batches.iter().for_each(|batch| sample.push_step(&batch.pairs));
+    batches.iter().for_each(|batch| sample.push_step(&batch.lists));
     eprintln!("loading the model, then {} steps", batches.len());
     process::restart_peak();
     let model = parts::load_model(config, None)?;

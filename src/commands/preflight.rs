@@ -1,15 +1,16 @@
 //! What `fit` can know to be wrong before it loads a weight, reads a row or asks the network.
 
-use super::{datasets, memory_text};
+use super::{datasets, memory_text, parts};
 use crate::base::figures;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::hub::HubSettings;
 use crate::model::config::{Dtype, SANDBOX_TOKENIZER, Source};
+use crate::model::config_json::HeadKind;
 use crate::model::reward_model::compute_dtype;
 use crate::model::weights::WeightFiles;
-use crate::model::{DecoderConfig, DeviceChoice, Freeze, config_json};
+use crate::model::{DecoderConfig, DeviceChoice, Freeze, config_json, ensemble_file};
 use crate::optim::config::MomentKind;
 use crate::trainer::memory::{Budget, Memory, Storage};
 use crate::{Error, Result, trainer};
@@ -32,6 +33,7 @@ pub struct Preflight {
     pub decoder: Option<DecoderConfig>,
     freeze: Freeze,
     moments: MomentKind,
+    heads: usize,
     /// What could not be checked, or will only show later.
     pub hints: Vec<String>,
     train: trainer::Config,
@@ -50,6 +52,7 @@ pub fn check(path: &Path, config: &RunConfig) -> Result<Preflight> {
         problems: Vec::new(),
         freeze: config.model.freeze,
         moments: config.optim.moments,
+        heads: config.model.heads,
         train: config.train.clone(),
         dtype: config.model.dtype,
     };
@@ -129,8 +132,9 @@ impl Preflight {
     }
 
     fn check_model_folder(&mut self, folder: &Path) {
-        let decoder = match config_json::read_config(folder).and_then(|config| config.trainable(folder)) {
-            Ok(config) => config.decoder,
+        let read = config_json::read_config(folder).and_then(|config| config.trainable(folder));
+        let (decoder, head) = match read {
+            Ok(config) => (config.decoder, config.head),
             Err(error) => {
                 self.problems.push(format!("model.path: {error}"));
                 return;
@@ -152,6 +156,12 @@ impl Preflight {
             });
             if let Err(error) = checked {
                 self.problems.push(format!("model.path: {error}"));
+            }
+        }
+        if head == HeadKind::SequenceClassification {
+            match ensemble_file::count(folder, decoder.hidden_size) {
+                Ok(own) => self.problems.extend(parts::heads_problem(folder, own.unwrap_or(1), self.heads)),
+                Err(error) => self.problems.push(format!("model.path: {error}")),
             }
         }
         self.decoder = Some(decoder);
@@ -275,9 +285,11 @@ impl fmt::Display for Preflight {
             DeviceChoice::Cuda(_) => false,
         };
         let dtype = compute_dtype(on_cpu, self.dtype);
-        let storage = Storage::new(decoder, dtype, on_cpu, self.freeze, self.moments);
+        let storage =
+            Storage::new(decoder, dtype, on_cpu, self.freeze, self.moments).with_heads(decoder, self.heads);
         let memory = Memory::new(decoder, &storage, config, Budget { bytes: None });
-        let (all, trained) = (decoder.parameter_count(), storage.trained());
+        let all = decoder.parameter_count() + storage.further_heads;
+        let trained = storage.trained();
         let frozen = (trained < all).then(|| format!(", {} of them frozen", figures::grouped(all - trained)));
         write!(
             f,

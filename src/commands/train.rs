@@ -11,7 +11,7 @@ use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{PairStore, Preparation};
+use crate::data::store::{DataReport, ListStore, Preparation};
 use crate::data::tokenize::EncodeConversation;
 use crate::eval;
 use crate::model::RewardModel;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Pairs that are scored again after the final save.
+/// Pairs, or lists, that are scored again after the final save.
 const PROBE_PAIRS: u64 = 8;
 
 /// A run that has a folder.
@@ -55,7 +55,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
 
     let preparation = Preparation::new(&config.data, config.train.seed);
     let reading = RowsBar::new("reading");
-    let store = PairStore::open_or_build(
+    let store = ListStore::open_or_build(
         &run.folder.join("data"),
         &sources.train,
         &preparation,
@@ -75,7 +75,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
     let loader = Loader::start(store.clone(), encoder.clone(), order, batch_pairs, first + 1, total_steps)?;
     let mut batches = loader.peekable();
     if let Some(Ok(batch)) = batches.peek() {
-        print_plan(&run, &model, memory, store.len(), total_steps, batch);
+        print_plan(&run, &model, memory, store.report(), total_steps, batch);
         print_example(&tokenizer, batch);
     }
     let pad_token_id = match &run.resume {
@@ -83,7 +83,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         None => pad_token_id(&tokenizer, batches.peek())?,
     };
     let probe = (0..store.len().min(PROBE_PAIRS))
-        .map(|index| store.token_pair(index, encoder.as_ref()))
+        .map(|index| store.token_list(index, encoder.as_ref()))
         .collect::<Result<_>>()?;
     let outcome = fit(Setup {
         run: &run.folder,
@@ -95,6 +95,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         optim: &config.optim,
         config: &config.train,
         memory,
+        head_share: config.model.head_share,
         guard: &config.guard,
         log: &config.log,
         eval_options: eval::Options {
@@ -192,28 +193,37 @@ fn check_same_data(checkpoint: &Path, state: &LoopState, fingerprint: &str, tota
 }
 
 /// What is going to happen, before the first step, judged by it.
-fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_steps: u64, batch: &Batch) {
+fn print_plan(
+    run: &Run,
+    model: &RewardModel,
+    memory: Memory,
+    data: &DataReport,
+    total_steps: u64,
+    batch: &Batch,
+) {
+    let (pairs, noun) = (data.pairs, data.noun());
     let config = &run.config.train;
     let mut sample = Sample::new(model.config().vocab_size);
-    sample.push_step(&batch.pairs);
+    sample.push_step(&batch.lists);
     let estimate = Estimate::new(&Inputs::new(model.config(), config, memory, pairs, total_steps, &sample));
     eprintln!(
-        "plan: {pairs} pairs, {total_steps} steps of {} pairs; about {} tokens, {} of them computed (shared prompts \
+        "plan: {pairs} {noun}, {total_steps} steps of {} {noun}; about {} tokens, {} of them computed (shared prompts \
          are computed once), {}",
         config.batch_pairs,
         figures::short(estimate.run_plain_tokens),
         figures::short(estimate.run_packed_tokens),
         figures::flops(estimate.run_flops),
     );
-    let trained = model.parameters().trained_count();
-    let frozen = model.config().parameter_count() - trained as u64;
+    let parameters = model.parameters().count();
+    let frozen = parameters - model.parameters().trained_count();
     let frozen = (frozen > 0).then(|| format!(", {} of them frozen", figures::short(frozen as f64)));
     eprintln!(
-        "model: {} parameters{} in {:?} on {}; head {}",
-        figures::short(model.config().parameter_count() as f64),
+        "model: {} parameters{} in {:?} on {}; {} {}",
+        figures::short(parameters as f64),
         frozen.unwrap_or_default(),
         model.dtype(),
         device_name(model.device()),
+        if model.head_count() == 1 { "head".into() } else { format!("{} heads", model.head_count()) },
         if model.head_was_drawn() { "drawn" } else { "kept" },
     );
     // All rows of the embedding will have moments some day; the first step does not say how many.
@@ -225,8 +235,8 @@ fn print_plan(run: &Run, model: &RewardModel, memory: Memory, pairs: u64, total_
 /// The first rendered example with its tokens: the cheapest check of a template there is.
 fn print_example(tokenizer: &Tokenizer, batch: &Batch) {
     const SHOWN: usize = 24;
-    let Some(pair) = batch.pairs.first() else { return };
-    for (side, ids) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+    let Some(list) = batch.lists.first() else { return };
+    for (i, ids) in list.sequences.iter().enumerate() {
         let tokens = tokenizer.tokens_of(ids);
         let shown: Vec<String> = if tokens.len() <= 2 * SHOWN {
             tokens
@@ -235,15 +245,16 @@ fn print_example(tokenizer: &Tokenizer, batch: &Batch) {
             let (head, tail) = (&tokens[..SHOWN], &tokens[tokens.len() - SHOWN..]);
             head.iter().chain([&skipped]).chain(tail).cloned().collect()
         };
-        eprintln!("first example, {side} ({}, {} tokens): {}", pair.origin, ids.len(), shown.join("|"));
+        let name = list.ranking.name_of(i);
+        eprintln!("first example, {name} ({}, {} tokens): {}", list.origin, ids.len(), shown.join("|"));
     }
 }
 
 /// A padding id that no rendered conversation ends with.
 fn pad_token_id(tokenizer: &Tokenizer, batch: Option<&Result<Batch>>) -> Result<u32> {
-    let pairs = batch.and_then(|batch| batch.as_ref().ok()).map_or(&[][..], |batch| &batch.pairs);
+    let lists = batch.and_then(|batch| batch.as_ref().ok()).map_or(&[][..], |batch| &batch.lists);
     let mut last: Vec<u32> =
-        pairs.iter().flat_map(|p| [p.chosen.last(), p.rejected.last()]).flatten().copied().collect();
+        lists.iter().flat_map(|list| &list.sequences).filter_map(|ids| ids.last()).copied().collect();
     last.sort_unstable();
     last.dedup();
     tokenizer.pad_token_id_for(&last)

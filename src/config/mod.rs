@@ -6,8 +6,9 @@
 mod overrides;
 
 use crate::base::located::{self, Problem};
-use crate::base::reader::{Problems, Section};
+use crate::base::reader::{Problems, Section, Words};
 use crate::base::toml_writer::TomlWriter;
+use crate::data::config::Pairing;
 use crate::model::config::SANDBOX_TOKENIZER;
 use crate::{Error, Result, data, model, objective, optim, trainer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +125,8 @@ impl RunConfig {
                 revision: None,
                 dtype: None,
                 head_init_std: model::config::HeadInitStd::InverseSqrtHidden,
+                heads: 1,
+                head_share: 1.0,
                 freeze: model::Freeze::default(),
             }
         });
@@ -139,10 +142,21 @@ impl RunConfig {
         let objective = root.sections("objective").map_or_else(Vec::new, |terms| {
             if terms.is_empty() {
                 let text = "found an empty list, expected at least one term";
-                root.problem(objective_place, "objective", text);
+                root.problem(objective_place.clone(), "objective", text);
             }
             objective::Config::read_all(terms)
         });
+        if data.pairing == Pairing::Listwise {
+            for kind in objective.iter().map(objective::Config::kind) {
+                let Some(instead) = kind.instead_of_lists() else { continue };
+                let text = format!(
+                    "found \"{}\", which speaks of a chosen and a rejected response, with data.pairing = \"listwise\"; \
+                     expected {instead}, or another pairing",
+                    kind.word()
+                );
+                root.problem(objective_place.clone(), "objective", &text);
+            }
+        }
         let optim = root.section("optim").map(optim::Config::read).unwrap_or_default();
         let train_place = root.place_of("train").cloned();
         let train = root.section("train").map(trainer::Config::read).unwrap_or_default();

@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 /// Beyond this no tokenizer and no decoder could follow.
 const MAX_LENGTH: u64 = 1 << 24;
+/// The pairs of a list are half the square of this, and a list is computed at once.
+const MAX_RESPONSES: u64 = 1024;
+/// Twice UltraFeedback's.
+const DEFAULT_MAX_RESPONSES: usize = 8;
 /// How rows reach us from the hub.
 const HUB_DATASETS: &str = "hf://datasets/";
 
@@ -27,6 +31,8 @@ pub struct Config {
     pub overlong: Overlong,
     pub shuffle: bool,
     pub pairing: Pairing,
+    /// Most responses of a list; of more, so many are drawn.
+    pub max_responses: usize,
     /// The field of a completion that holds its gold score.
     pub score_field: String,
     pub chat_template: ChatTemplateSource,
@@ -43,6 +49,7 @@ impl Default for Config {
             overlong: Overlong::Drop,
             shuffle: true,
             pairing: Pairing::RandomTwo,
+            max_responses: DEFAULT_MAX_RESPONSES,
             score_field: "overall_score".into(),
             chat_template: ChatTemplateSource::Auto,
         }
@@ -67,13 +74,15 @@ pub enum Overlong {
     Error,
 }
 
-/// How a row with many scored responses becomes pairs.
+/// How a row with many scored responses becomes pairs, or one list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
     RandomTwo,
     BestWorst,
     BestRandom,
     All,
+    /// All responses of the row as one example.
+    Listwise,
 }
 
 /// Where the chat template comes from.
@@ -99,6 +108,7 @@ impl Words for Pairing {
         ("best-worst", Pairing::BestWorst),
         ("best-random", Pairing::BestRandom),
         ("all", Pairing::All),
+        ("listwise", Pairing::Listwise),
     ];
 }
 
@@ -157,6 +167,7 @@ impl Config {
             overlong: section.word("overlong").unwrap_or(default.overlong),
             shuffle: section.boolean("shuffle").unwrap_or(default.shuffle),
             pairing: section.word("pairing").unwrap_or(default.pairing),
+            max_responses: section.count("max_responses", 2..=MAX_RESPONSES).unwrap_or(default.max_responses),
             score_field: section
                 .string("score_field", "the name of a completion's field")
                 .unwrap_or(default.score_field),
@@ -185,6 +196,7 @@ impl Config {
         out.entry("overlong", Word(self.overlong));
         out.entry("shuffle", self.shuffle);
         out.entry("pairing", Word(self.pairing));
+        out.entry("max_responses", self.max_responses);
         out.entry("score_field", &self.score_field);
         match &self.chat_template {
             ChatTemplateSource::Auto => out.entry("chat_template", "auto"),

@@ -34,7 +34,7 @@ pub fn fit_length(mut group: TokenGroup, max_length: usize, bos: Option<u32>) ->
 }
 
 /// Length of what all sequences begin with.
-fn common_prefix(sequences: &[Vec<u32>]) -> usize {
+pub fn common_prefix(sequences: &[Vec<u32>]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
     // What is prompt in a lone sequence, nobody knows.

@@ -1,10 +1,10 @@
-//! Reading ahead: the pairs of coming steps are fetched and tokenized while the current step computes.
+//! Reading ahead: the pairs (or lists) of coming steps are fetched and tokenized while the current step computes.
 //!
 //! What is not here: which pairs those are (`sampler`) and where they lie (`store`).
 
 use super::sampler::Order;
-use super::store::PairStore;
-use super::tokenize::{EncodeConversation, TokenPair};
+use super::store::ListStore;
+use super::tokenize::{EncodeConversation, TokenList};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::VecDeque;
@@ -16,20 +16,20 @@ const AHEAD_STEPS: usize = 4;
 /// Tokens that are kept ready, unless one step alone has more.
 const AHEAD_TOKENS: usize = 8 << 20;
 
-/// The pairs of one optimizer step.
+/// The lists of one optimizer step; pairs are lists of two.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// From 1.
     pub step: u64,
     /// Epochs that are done after this step.
     pub epoch: f64,
-    pub pairs: Vec<TokenPair>,
+    pub lists: Vec<TokenList>,
 }
 
 impl Batch {
-    /// Tokens of both sequences of all pairs.
+    /// Tokens of all sequences of all lists.
     pub fn tokens(&self) -> usize {
-        self.pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len()).sum()
+        self.lists.iter().map(TokenList::tokens).sum()
     }
 }
 
@@ -51,7 +51,7 @@ impl Loader {
     /// # Errors
     /// [`Error::Io`] where no thread can be had.
     pub fn start(
-        store: Arc<PairStore>,
+        store: Arc<ListStore>,
         encoder: Arc<dyn EncodeConversation>,
         order: Order,
         batch_pairs: u64,
@@ -143,7 +143,7 @@ impl Drop for EndSignal {
 }
 
 struct Reader {
-    store: Arc<PairStore>,
+    store: Arc<ListStore>,
     encoder: Arc<dyn EncodeConversation>,
     order: Order,
     batch_pairs: u64,
@@ -182,7 +182,7 @@ impl Reader {
         wanted
     }
 
-    /// The pairs of a step; `None` where the loader was dropped meanwhile.
+    /// The lists of a step; `None` where the loader was dropped meanwhile.
     fn batch(&self, step: u64) -> Option<Result<Batch>> {
         let Some(range) = self.order.step_range(step, self.batch_pairs) else {
             let reason = format!("step {step} of {} pairs does not exist", self.order.len);
@@ -190,15 +190,15 @@ impl Reader {
         };
         let permutation = self.order.epoch(range.epoch);
         let indices: Vec<u64> = range.positions.map(|position| permutation.index_of(position)).collect();
-        let pairs: Option<Vec<Result<TokenPair>>> = indices
+        let lists: Option<Vec<Result<TokenList>>> = indices
             .into_par_iter()
             .map(|index| {
                 let stopped = self.shared.lock().stopped;
-                (!stopped).then(|| self.store.token_pair(index, &*self.encoder))
+                (!stopped).then(|| self.store.token_list(index, &*self.encoder))
             })
             .collect();
-        let pairs: Result<Vec<TokenPair>> = pairs?.into_iter().collect();
+        let lists: Result<Vec<TokenList>> = lists?.into_iter().collect();
         let epoch = self.order.epochs_after(step, self.batch_pairs);
-        Some(pairs.map(|pairs| Batch { step, epoch, pairs }))
+        Some(lists.map(|lists| Batch { step, epoch, lists }))
     }
 }

@@ -1,8 +1,9 @@
-//! The pairs of a run on disk: every row is read, paired and measured once, then any pair can be read by its number.
+//! The pairs of a run on disk, or its lists, of which pairs are those of two: every row is read, paired and measured
+//! once, then any list can be read by its number.
 //!
-//! Memory does not grow with the data: rows pass in chunks, pairs and their index lie in one file that is read by
+//! Memory does not grow with the data: rows pass in chunks, lists and their index lie in one file that is read by
 //! position (not mapped, so that pages of it are never this process's memory). `build` makes the pass, `format` is
-//! the file, `length` holds pairs to `max_length`. What is not here: the order of pairs (`sampler`) and reading ahead
+//! the file, `length` holds lists to `max_length`. What is not here: the order of lists (`sampler`) and reading ahead
 //! (`loader`).
 
 mod build;
@@ -14,9 +15,9 @@ pub use report::DataReport;
 
 use super::config::{Config, Overlong, Pairing};
 use super::source::{Origin, SourceFile};
-use super::tokenize::{EncodeConversation, TokenPair};
+use super::tokenize::{EncodeConversation, TokenList};
 use crate::{Error, Result};
-use format::{Layout, Record};
+use format::{Layout, Record, Tokens};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -25,13 +26,15 @@ use std::time::UNIX_EPOCH;
 /// The store's file inside its folder.
 const FILE_NAME: &str = "pairs.spool";
 
-/// How rows become pairs.
+/// How rows become pairs, or lists.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preparation {
     /// Tokens.
     pub max_length: usize,
     pub overlong: Overlong,
     pub pairing: Pairing,
+    /// Of a list.
+    pub max_responses: usize,
     pub score_field: String,
     pub seed: u64,
 }
@@ -43,15 +46,16 @@ impl Preparation {
             max_length: config.max_length,
             overlong: config.overlong,
             pairing: config.pairing,
+            max_responses: config.max_responses,
             score_field: config.score_field.clone(),
             seed,
         }
     }
 }
 
-/// The pairs of a run, numbered from 0 in the order of the files. Reading is possible from many threads at once.
+/// The lists of a run, numbered from 0 in the order of the files. Reading is possible from many threads at once.
 #[derive(Debug)]
-pub struct PairStore {
+pub struct ListStore {
     path: PathBuf,
     file: File,
     layout: Layout,
@@ -59,7 +63,7 @@ pub struct PairStore {
     report: DataReport,
 }
 
-impl PairStore {
+impl ListStore {
     /// The store in `folder`, built there unless one lies there that is whole and was made from the same files (path,
     /// size, time of change), preparation and tokenizer.
     ///
@@ -111,14 +115,14 @@ impl PairStore {
         Ok(Some(Self { path: path.to_path_buf(), file, layout, names: meta.names, report: meta.report }))
     }
 
-    /// Number of pairs, at least 1.
+    /// Number of lists, at least 1.
     pub fn len(&self) -> u64 {
-        self.layout.pairs
+        self.layout.lists
     }
 
-    /// Never: a store without pairs is not built.
+    /// Never: a store without lists is not built.
     pub fn is_empty(&self) -> bool {
-        self.layout.pairs == 0
+        self.layout.lists == 0
     }
 
     /// What was read, kept and dropped.
@@ -126,12 +130,12 @@ impl PairStore {
         &self.report
     }
 
-    /// SHA-256 of the pairs, in hex: two stores with the same one hold the same pairs in the same order.
+    /// SHA-256 of the lists, in hex: two stores with the same one hold the same lists in the same order.
     pub fn content_sha256(&self) -> String {
         self.layout.content_hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The row that pair `index` came from.
+    /// The row that list `index` came from.
     ///
     /// # Errors
     /// [`Error::Data`] for an index past the end or a file damaged since it was opened, [`Error::Io`].
@@ -139,33 +143,27 @@ impl PairStore {
         Ok(self.read(index)?.0)
     }
 
-    /// Pair `index` as token ids.
+    /// List `index` as token ids.
     ///
     /// # Errors
-    /// As [`PairStore::origin`]; [`Error::Row`] where the tokenizer refuses the text.
-    pub fn token_pair(&self, index: u64, encoder: &dyn EncodeConversation) -> Result<TokenPair> {
+    /// As [`ListStore::origin`]; [`Error::Row`] where the tokenizer refuses the text.
+    pub fn token_list(&self, index: u64, encoder: &dyn EncodeConversation) -> Result<TokenList> {
         let (origin, record) = self.read(index)?;
-        let tokens = match record {
+        let Tokens { sequences, ranking, margin } = match record {
             Record::Tokens(tokens) => tokens,
-            Record::Text(pair) => length::encode(&pair, encoder, &origin)?,
+            Record::Text(list) => length::encode(&list, encoder, &origin)?,
         };
-        Ok(TokenPair {
-            index,
-            origin: origin.to_string(),
-            chosen: tokens.chosen,
-            rejected: tokens.rejected,
-            margin: tokens.margin,
-        })
+        Ok(TokenList { index, origin: origin.to_string(), sequences, ranking, margin })
     }
 
     fn read(&self, index: u64) -> Result<(Origin, Record)> {
         let damaged = |what: &str| {
             let reason =
-                format!("pair {index} of {}: {what}; delete the file to have it made anew", self.len());
+                format!("example {index} of {}: {what}; delete the file to have it made anew", self.len());
             Error::Data { path: self.path.clone(), reason }
         };
         if index >= self.len() {
-            return Err(damaged("there is no such pair"));
+            return Err(damaged("there is no such example"));
         }
         let entry = self.layout.entry(&self.file, index).map_err(Error::io(&self.path))?;
         let name = self.names.get(entry.file as usize).ok_or_else(|| damaged("its source is unknown"))?;
@@ -179,7 +177,7 @@ impl PairStore {
     }
 }
 
-/// A hash of everything that decides which pairs there are.
+/// A hash of everything that decides which lists there are.
 fn key(
     files: &[SourceFile],
     preparation: &Preparation,

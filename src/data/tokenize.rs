@@ -9,6 +9,7 @@ mod folder;
 
 use super::chat_template::ChatTemplate;
 use super::config::ChatTemplateSource;
+use super::ranking::Ranking;
 use super::row::{Example, Message};
 use crate::base::{Error, Result, atomic};
 use chunks::Chunks;
@@ -31,16 +32,30 @@ impl AsRef<[Vec<u32>]> for TokenGroup {
     }
 }
 
-/// A pair ready for training.
+/// The responses to one prompt ready for training, best first: a pair, which is a list of two, or more.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenPair {
-    /// Position in the pair store; names the pair in messages.
+pub struct TokenList {
+    /// Position in the store; names the list in messages.
     pub index: u64,
     /// `file:line` of the row it came from.
     pub origin: String,
-    pub chosen: Vec<u32>,
-    pub rejected: Vec<u32>,
+    /// One a response, prompt included.
+    pub sequences: Vec<Vec<u32>>,
+    pub ranking: Ranking,
     pub margin: Option<f64>,
+}
+
+impl TokenList {
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+}
+
+impl AsRef<[Vec<u32>]> for TokenList {
+    fn as_ref(&self) -> &[Vec<u32>] {
+        &self.sequences
+    }
 }
 
 /// What the data floor needs of a tokenizer: conversations in, ids out.

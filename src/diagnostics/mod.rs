@@ -3,63 +3,82 @@
 //! Pure arithmetic over host values of one optimizer step; no tensors. `r = W_p . h = |W_p| |h| cos`: Bradley-Terry
 //! alone spreads |h|, and outliers in |h| are extreme rewards on unseen data (arXiv 2505.07271).
 
+mod ensemble;
 pub mod moments;
 pub mod quantiles;
 
+pub use ensemble::{EnsembleDiagnostics, ensemble};
+
+use crate::data::Ranking;
 use moments::{Moments, moments};
 use quantiles::quantiles;
 
 /// The diagnostics of one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepDiagnostics {
-    /// Share of pairs whose chosen response has the strictly higher reward.
+    /// Pairs that differ in gold: of a list of two the one, of longer ones many.
+    pub pairs: usize,
+    /// Share of pairs whose better response has the strictly higher reward.
     pub accuracy: f64,
     /// Pairs with equal rewards; they count as wrong.
     pub ties: u64,
-    /// Mean of chosen minus rejected reward.
+    /// Mean over pairs of better minus worse reward.
     pub margin_mean: f64,
-    /// Over all 2B rewards; the deviation is the population's.
+    /// Over all rewards; the deviation is the population's.
     pub reward_mean: f64,
     pub reward_std: f64,
     pub reward_min: f64,
     pub reward_max: f64,
     /// |W_p|
     pub head_norm: f64,
-    /// |h| over the step's 2B sequences.
+    /// |h| over the step's sequences.
     pub hidden_norm: Moments,
     /// |h| over the same at [`quantiles::LEVELS`].
     pub hidden_norm_quantiles: [f64; quantiles::LEVELS.len()],
-    /// Mean of |h_chosen|, and of |h_rejected|.
+    /// Mean over pairs of |h_better|, and of |h_worse|.
     pub hidden_norm_chosen_mean: f64,
     pub hidden_norm_rejected_mean: f64,
-    /// Mean of |h_chosen - h_rejected|, the size of the Bradley-Terry gradient in W_p.
+    /// Mean over pairs of |h_better - h_worse|, the size of the Bradley-Terry gradient in W_p.
     pub hidden_diff_norm_mean: f64,
     /// Mean of cos(W_p, h).
     pub cos_mean: f64,
 }
 
-/// Diagnostics from the step's hidden states [2B, H] and rewards [2B], chosen and rejected in turn, and the head [H].
-pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
+/// Diagnostics from the step's hidden states [S, H] and rewards [S], list by list with the gold order of each, and the
+/// head [H].
+pub fn step(hidden: &[f32], rewards: &[f64], rankings: &[&Ranking], head: &[f32]) -> StepDiagnostics {
     let width = head.len();
-    let pairs = rewards.chunks_exact(2);
-    let count = pairs.len() as f64;
     let norms: Vec<f64> = hidden.chunks_exact(width).map(norm).collect();
     let head_norm = norm(head);
-    let differences = hidden.chunks_exact(2 * width).map(|pair| {
-        let (chosen, rejected) = pair.split_at(width);
-        squares(chosen.iter().zip(rejected).map(|(c, r)| c - r)).sqrt()
-    });
+    let state = |sequence: usize| &hidden[sequence * width..][..width];
+    let (mut pairs, mut right, mut ties) = (0, 0, 0);
+    let (mut margins, mut differences) = (0.0, 0.0);
+    let (mut better_norms, mut worse_norms) = (0.0, 0.0);
+    let mut start = 0;
+    for ranking in rankings {
+        for (better, worse) in ranking.pairs().map(|(better, worse)| (start + better, start + worse)) {
+            pairs += 1;
+            right += usize::from(rewards[better] > rewards[worse]);
+            ties += u64::from(rewards[better] == rewards[worse]);
+            margins += rewards[better] - rewards[worse];
+            better_norms += norms[better];
+            worse_norms += norms[worse];
+            differences += squares(state(better).iter().zip(state(worse)).map(|(b, w)| b - w)).sqrt();
+        }
+        start += ranking.responses();
+    }
+    let count = pairs as f64;
     let cosines = rewards.iter().zip(&norms).map(|(r, norm)| {
         let scale = norm * head_norm;
         // A zero vector has no direction; it adds nothing.
         if scale > 0.0 { r / scale } else { 0.0 }
     });
-    let side_mean = |side: usize| norms.iter().skip(side).step_by(2).sum::<f64>() / count;
     let reward = moments(rewards);
     StepDiagnostics {
-        accuracy: pairs.clone().filter(|p| p[0] > p[1]).count() as f64 / count,
-        ties: pairs.clone().filter(|p| p[0] == p[1]).count() as u64,
-        margin_mean: pairs.map(|p| p[0] - p[1]).sum::<f64>() / count,
+        pairs,
+        accuracy: right as f64 / count,
+        ties,
+        margin_mean: margins / count,
         reward_mean: reward.mean,
         reward_std: reward.variance.sqrt(),
         reward_min: rewards.iter().copied().fold(f64::INFINITY, f64::min),
@@ -67,9 +86,9 @@ pub fn step(hidden: &[f32], rewards: &[f64], head: &[f32]) -> StepDiagnostics {
         head_norm,
         hidden_norm: moments(&norms),
         hidden_norm_quantiles: quantiles(&norms),
-        hidden_norm_chosen_mean: side_mean(0),
-        hidden_norm_rejected_mean: side_mean(1),
-        hidden_diff_norm_mean: differences.sum::<f64>() / count,
+        hidden_norm_chosen_mean: better_norms / count,
+        hidden_norm_rejected_mean: worse_norms / count,
+        hidden_diff_norm_mean: differences / count,
         cos_mean: cosines.sum::<f64>() / rewards.len() as f64,
     }
 }
@@ -93,8 +112,9 @@ mod tests {
         let head = [3.0, 4.0];
         let hidden = [0.6, 0.8, -3.0, -4.0, 4.0, -3.0, 0.0, 0.0];
         let rewards = [5.0, -25.0, 0.0, 0.0];
-        let d = step(&hidden, &rewards, &head);
-        assert_eq!((d.accuracy, d.ties, d.head_norm), (0.5, 1, 5.0));
+        let pair = Ranking::pair();
+        let d = step(&hidden, &rewards, &[&pair, &pair], &head);
+        assert_eq!((d.pairs, d.accuracy, d.ties, d.head_norm), (2, 0.5, 1, 5.0));
         assert!((d.cos_mean - 0.0).abs() < 1e-7);
         assert!((d.hidden_norm.mean - 11.0 / 4.0).abs() < 1e-7);
         assert!((d.hidden_norm.max - 5.0).abs() < 1e-7);
@@ -110,6 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_judged_by_every_pair_that_differs_in_gold() {
+        // Best first, the first two equals: pairs are (0, 2), (1, 2).
+        let list = Ranking::new(vec![0, 0, 1]).unwrap();
+        let hidden = [1.0, 2.0, 4.0, 0.0, 0.0];
+        let d = step(&hidden, &[1.0, 2.0, 1.0, 0.0, 3.0], &[&list, &Ranking::pair()], &[1.0]);
+        assert_eq!((d.pairs, d.ties, d.accuracy), (3, 1, 1.0 / 3.0));
+        assert_eq!((d.margin_mean, d.hidden_diff_norm_mean), ((0.0 + 1.0 - 3.0) / 3.0, (3.0 + 2.0) / 3.0));
+        assert_eq!((d.reward_mean, d.hidden_norm.mean), (7.0 / 5.0, 7.0 / 5.0));
+        // The worst of the list is worse than two.
+        assert_eq!((d.hidden_norm_chosen_mean, d.hidden_norm_rejected_mean), (1.0, 8.0 / 3.0));
+    }
+
+    #[test]
     fn the_reward_is_norm_times_norm_times_cosine() {
         let head = [0.3f32, -0.7, 0.2];
         let hidden = [1.0f32, 2.0, -1.0, 0.5, 0.25, 4.0];
@@ -117,7 +150,7 @@ mod tests {
             .chunks_exact(3)
             .map(|h| h.iter().zip(&head).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
             .collect();
-        let d = step(&hidden, &rewards, &head);
+        let d = step(&hidden, &rewards, &[&Ranking::pair()], &head);
         let cosines: f64 =
             rewards.iter().zip(hidden.chunks_exact(3)).map(|(r, h)| r / norm(h) / norm(&head)).sum();
         assert!((d.cos_mean - cosines / 2.0).abs() < 1e-12);

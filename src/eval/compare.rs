@@ -5,6 +5,7 @@ use super::bootstrap::{Resamples, resampled_mean};
 use super::judged::{Evaluation, JudgedRow};
 use super::kendall::tau_b;
 use super::named::Named;
+use super::reduce::Reduce;
 use super::report::Metric;
 use crate::data::{Origin, RowKind};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use std::collections::HashMap;
 pub struct Comparison {
     /// The other model.
     pub model: String,
+    /// How the rewards of its heads were reduced; absent where it is by their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<Reduce>,
     pub splits: Named<SplitComparison>,
 }
 

@@ -160,7 +160,7 @@ fn gap(evaluations: [Evaluation; 2]) -> Option<[f64; 2]> {
         .map(String::from)
         .into_iter()
         .zip(evaluations.iter().map(|e| e.report(&[])));
-    let report = EvalReport::new("m".into(), Named(reports.collect()));
+    let report = EvalReport::new("m".into(), None, Named(reports.collect()));
     report.gaps.get("mutual-disjoint").map(|gap| gap.ci95)
 }
 

@@ -151,6 +151,7 @@ fn judged(row: ReadyRow, scored: &[Scored]) -> Result<JudgedRow> {
         kind: row.kind,
         responses: row.responses.iter().zip(scored).map(judged).collect(),
         hidden_norms: scored.iter().map(|s| s.hidden_norm).collect(),
+        head_spreads: scored.iter().filter_map(|s| s.disagreement).map(|heads| heads.spread).collect(),
         markdown: row.responses.iter().map(|r| r.markdown).collect(),
         labels: row.labels,
         recomputed: None,
@@ -441,7 +442,8 @@ mod tests {
         struct Diverged;
         impl SequenceScorer for Diverged {
             fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let bad = Scored { reward: f64::INFINITY, hidden_norm: 1.0, objectives: None };
+                let bad =
+                    Scored { reward: f64::INFINITY, hidden_norm: 1.0, disagreement: None, objectives: None };
                 Ok(groups.iter().map(|g| vec![bad.clone(); g.sequences.len()]).collect())
             }
         }

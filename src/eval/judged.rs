@@ -15,6 +15,8 @@ pub struct JudgedRow {
     pub responses: Vec<Judged>,
     /// Norm of each response's last hidden state.
     pub hidden_norms: Vec<f64>,
+    /// How far the heads of an ensemble differ about each response; empty with one head.
+    pub head_spreads: Vec<f64>,
     /// Markdown elements of each response.
     pub markdown: Vec<u32>,
     pub labels: Labels,

@@ -4,7 +4,7 @@
 
 use crate::Result;
 use crate::data::TokenGroup;
-use crate::model::Objectives;
+use crate::model::{Disagreement, Objectives};
 
 mod accuracy;
 mod antisymmetry;
@@ -24,6 +24,7 @@ mod label;
 mod length;
 mod markdown;
 mod named;
+mod reduce;
 mod report;
 mod rescore;
 mod reward_model;
@@ -48,6 +49,7 @@ pub use judged::{Evaluation, JudgedRow, Labels};
 pub use label::{LabelOptions, LabelSummary, label_rows};
 pub use length::LengthBias;
 pub use named::Named;
+pub use reduce::{Reduce, Reduced};
 pub use report::{EvalReport, Gap, Metric, SkipReason, SplitReport, Splits};
 pub use rescore::{OnError, ScoreOptions};
 pub use score::{ScoreSummary, score_rows};
@@ -60,6 +62,8 @@ pub struct Scored {
     pub reward: f64,
     /// Norm of the last token's hidden state after the final norm.
     pub hidden_norm: f64,
+    /// How the heads of an ensemble differ about it, whatever `reward` is reduced to; `None` where there is one head.
+    pub disagreement: Option<Disagreement>,
     /// What the reward is made of, where the model has many objectives.
     pub objectives: Option<Box<Objectives>>,
 }
@@ -79,5 +83,19 @@ pub trait SequenceScorer {
     ) -> Result<Vec<Vec<Scored>>> {
         let _ = hidden;
         self.score(groups)
+    }
+}
+
+impl<S: SequenceScorer + ?Sized> SequenceScorer for Box<S> {
+    fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+        (**self).score(groups)
+    }
+
+    fn score_hidden(
+        &self,
+        groups: &[TokenGroup],
+        hidden: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<Vec<Scored>>> {
+        (**self).score_hidden(groups, hidden)
     }
 }

@@ -8,6 +8,7 @@ use super::distribution::{HiddenStatistics, RewardDistribution};
 use super::interval::{Estimate, combine};
 use super::length::LengthBias;
 use super::named::Named;
+use super::reduce::Reduce;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,9 @@ const IN_DOMAIN: &str = "in-domain";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     pub model: String,
+    /// How the rewards of an ensemble's heads were reduced; absent where it is by their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<Reduce>,
     pub splits: Splits,
     /// How far each split falls behind `in-domain`; empty without such a split.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
@@ -32,7 +36,7 @@ pub type Splits = Named<SplitReport>;
 
 impl EvalReport {
     /// The report of these splits, with the gaps between them.
-    pub fn new(model: String, splits: Splits) -> Self {
+    pub fn new(model: String, reduce: Option<Reduce>, splits: Splits) -> Self {
         let accuracy =
             |split: &SplitReport| Some(Estimate { value: split.accuracy?, ci95: split.accuracy_ci95? });
         let reference = splits.get(IN_DOMAIN).and_then(accuracy);
@@ -42,7 +46,7 @@ impl EvalReport {
             Some((name.clone(), Gap { accuracy: gap.value, ci95: gap.ci95 }))
         };
         let gaps = Named(others.filter_map(gap).collect());
-        Self { model, splits, gaps, comparison: None }
+        Self { model, reduce, splits, gaps, comparison: None }
     }
 }
 
@@ -117,6 +121,9 @@ pub struct SplitReport {
     pub reward_mean: Option<f64>,
     /// Population standard deviation over all sequences.
     pub reward_std: Option<f64>,
+    /// Mean over all sequences of the population standard deviation of rewards over the heads; absent with one head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_spread_mean: Option<f64>,
     /// Rows whose tau-b is defined: the reward is not the same for all responses.
     #[serde(default)]
     pub kendall_tau_rows: u64,
@@ -185,6 +192,7 @@ mod tests {
             hidden_norm_var: Some(1.5),
             reward_mean: Some(-0.125),
             reward_std: Some(2.0),
+            head_spread_mean: None,
             kendall_tau_rows: 0,
             sequences: 8,
             tokens: 100,
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn the_json_has_the_names_of_the_contract_in_order() {
         let splits = Named(vec![("zebra".into(), pairs()), ("in-domain".into(), pairs())]);
-        let report = EvalReport::new("runs/a/final".into(), splits);
+        let report = EvalReport::new("runs/a/final".into(), None, splits);
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.starts_with(
             r#"{"model":"runs/a/final","splits":{"zebra":{"rows":4,"metric":"accuracy","accuracy":0.75,"accuracy_ci95":[0.25,1.0],"ties":1,"kendall_tau":null,"kendall_tau_ci95":null,"longest_wins":0.5,"shortest_wins":0.25,"hidden_norm_var":1.5,"reward_mean":-0.125,"reward_std":2.0,"#
@@ -219,7 +227,7 @@ mod tests {
         let none = SplitReport { accuracy: None, accuracy_ci95: None, ..pairs() };
         let splits =
             vec![("in-domain".into(), pairs()), ("mutual-disjoint".into(), tau), ("empty".into(), none)];
-        let report = EvalReport::new("m".into(), Named(splits.clone()));
+        let report = EvalReport::new("m".into(), None, Named(splits.clone()));
         assert_eq!(report.gaps.0.len(), 1);
         let gap = report.gaps.get("mutual-disjoint").unwrap();
         // [0.25, 1] around 0.75, and around 0.5: 0.25 - hypot(0.5, 0.5), 0.25 + hypot(0.25, 0.25).
@@ -229,7 +237,7 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""gaps":{"mutual-disjoint":{"accuracy":0.25,"ci95":["#), "{json}");
         assert_eq!(serde_json::from_str::<EvalReport>(&json).unwrap(), report);
-        assert!(EvalReport::new("m".into(), Named(splits[1..].to_vec())).gaps.is_empty());
+        assert!(EvalReport::new("m".into(), None, Named(splits[1..].to_vec())).gaps.is_empty());
     }
 
     #[test]

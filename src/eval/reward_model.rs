@@ -24,9 +24,14 @@ impl SequenceScorer for RewardModel {
         let forward = self.forward(&pack, Keep::Nothing)?;
         let width = self.config().hidden_size;
         forward.hidden.chunks_exact(width).for_each(hidden);
-        let scored = forward.rewards.iter().zip(forward.hidden.chunks_exact(width));
-        let scored =
-            scored.map(|(&reward, hidden)| Scored { reward, hidden_norm: norm(hidden), objectives: None });
+        let rewards = forward.rewards.iter().zip(forward.head_rewards.disagreements());
+        let scored = rewards.zip(forward.hidden.chunks_exact(width));
+        let scored = scored.map(|((&reward, disagreement), hidden)| Scored {
+            reward,
+            hidden_norm: norm(hidden),
+            disagreement,
+            objectives: None,
+        });
         Ok(by_group(groups, scored))
     }
 }
@@ -47,6 +52,7 @@ impl SequenceScorer for ArmoRm {
         let scored = judged.into_iter().map(|judged| Scored {
             reward: judged.score,
             hidden_norm: norm(&judged.hidden),
+            disagreement: None,
             objectives: Some(Box::new(judged.objectives)),
         });
         Ok(by_group(groups, scored))

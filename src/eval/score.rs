@@ -1,13 +1,14 @@
 //! What `score` does between its input and its output: rows back with their scores.
 
-use super::SequenceScorer;
 use super::evaluate::Progress;
-use super::rescore::{NullResponse, Rescored, ScoreOptions, rescore};
+use super::rescore::{NullResponse, Rescored, ScoreOptions, ScoredRow, rescore};
+use super::{Scored, SequenceScorer};
 use crate::Result;
 use crate::data::RowKind;
 use crate::data::row::insert_keeping_own;
 use crate::data::source::RawRow;
 use crate::data::tokenize::EncodeConversation;
+use crate::model::Disagreement;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,7 +25,9 @@ pub struct ScoreSummary {
 }
 
 /// Writes every row of `rows` to `out` as one line of JSON, with `score` (one response), `score_chosen` and
-/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added.
+/// `score_rejected` (a pair; two lists where the row has lists) or `scores` (k responses) added. An ensemble adds each
+/// of them twice more, with `_min` (the lowest reward of any head) and `_spread` (the population standard deviation
+/// over the heads).
 ///
 /// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
 /// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
@@ -46,13 +49,27 @@ pub fn score_rows(
         (encoder, scorer),
         (options, NullResponse::Score),
         out,
-        |row| {
-            let rewards: Vec<f64> = row.scored.iter().flatten().map(|s| s.reward).collect();
-            with_scores(row.fields, row.kind, &rewards, &mut renamed)
-        },
+        |row| answer(row, &mut renamed),
         progress,
     )?;
     Ok(ScoreSummary { done, failed, renamed })
+}
+
+/// The row's own fields and its scores.
+fn answer(row: ScoredRow, renamed: &mut BTreeMap<String, u64>) -> Result<Map<String, Value>, String> {
+    let ScoredRow { mut fields, kind, scored } = row;
+    let scored: Vec<Scored> = scored.into_iter().flatten().collect();
+    let rewards: Vec<f64> = scored.iter().map(|s| s.reward).collect();
+    add_figures(&mut fields, kind, "", &rewards, renamed)?;
+    // All of them, or none: heads belong to the model. A row without responses does not tell.
+    let heads: Option<Vec<Disagreement>> = scored.iter().map(|s| s.disagreement).collect();
+    if let Some(heads) = heads.filter(|heads| !heads.is_empty()) {
+        let lowest: Vec<f64> = heads.iter().map(|heads| heads.min).collect();
+        let spreads: Vec<f64> = heads.iter().map(|heads| heads.spread).collect();
+        add_figures(&mut fields, kind, "_min", &lowest, renamed)?;
+        add_figures(&mut fields, kind, "_spread", &spreads, renamed)?;
+    }
+    Ok(fields)
 }
 
 /// A row's fields with the scores of its responses added, in the form that goes with its kind.
@@ -65,24 +82,37 @@ pub(super) fn with_scores(
     rewards: &[f64],
     renamed: &mut BTreeMap<String, u64>,
 ) -> Result<Map<String, Value>, String> {
-    let graded = graded_lists(&fields, rewards.len());
-    let rewards: Vec<Value> = rewards.iter().map(|reward| json!(reward)).collect();
-    let mut add = |key: &str, score: Value| insert_keeping_own(&mut fields, key, score, renamed);
-    match (kind, rewards.as_slice()) {
-        (RowKind::Single, [score]) => add("score", score.clone()),
+    add_figures(&mut fields, kind, "", rewards, renamed)?;
+    Ok(fields)
+}
+
+/// Adds one figure of every response, under the names that scores have in a row of this kind, with `suffix`.
+fn add_figures(
+    fields: &mut Map<String, Value>,
+    kind: RowKind,
+    suffix: &str,
+    figures: &[f64],
+    renamed: &mut BTreeMap<String, u64>,
+) -> Result<(), String> {
+    let graded = graded_lists(fields, figures.len());
+    let figures: Vec<Value> = figures.iter().map(|figure| json!(figure)).collect();
+    let mut add =
+        |name: &str, figure: Value| insert_keeping_own(fields, &format!("{name}{suffix}"), figure, renamed);
+    match (kind, figures.as_slice()) {
+        (RowKind::Single, [figure]) => add("score", figure.clone()),
         (RowKind::Pair, [chosen, rejected]) => {
             add("score_chosen", chosen.clone());
             add("score_rejected", rejected.clone());
         }
         (RowKind::Ranked, _) if let Some(chosen) = graded => {
-            let (chosen, rejected) = rewards.split_at(chosen);
+            let (chosen, rejected) = figures.split_at(chosen);
             add("score_chosen", chosen.into());
             add("score_rejected", rejected.into());
         }
-        (RowKind::Ranked, _) => add("scores", Value::Array(rewards)),
-        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", rewards.len())),
+        (RowKind::Ranked, _) => add("scores", Value::Array(figures)),
+        (kind, _) => return Err(format!("a {kind:?} row cannot have {} responses", figures.len())),
     }
-    Ok(fields)
+    Ok(())
 }
 
 /// How many of the responses are the chosen ones, where a row holds lists of right and wrong answers.
@@ -98,9 +128,9 @@ mod tests {
     use crate::Error;
     use crate::data::TokenGroup;
     use crate::data::source::Rows;
+    use crate::eval::OnError;
     use crate::eval::scorer::tests::{IdScorer, reward_of};
     use crate::eval::test_support::ByteEncoder;
-    use crate::eval::{OnError, Scored};
     use std::io;
 
     fn rows(texts: &[&str]) -> Rows {
@@ -174,6 +204,53 @@ mod tests {
         assert_eq!(row.get("scores"), None);
     }
 
+    /// Three heads, whose rewards are the length of a sequence times 1, 2 and 6.
+    struct Ensemble;
+
+    impl SequenceScorer for Ensemble {
+        fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+            let scored = |ids: &Vec<u32>| {
+                let length = ids.len() as f64;
+                let disagreement =
+                    Some(Disagreement { min: length, spread: length * (14.0f64 / 3.0).sqrt() });
+                Scored { reward: 3.0 * length, hidden_norm: 1.0, disagreement, objectives: None }
+            };
+            Ok(groups.iter().map(|g| g.sequences.iter().map(scored).collect()).collect())
+        }
+    }
+
+    #[test]
+    fn an_ensemble_adds_its_lowest_reward_and_its_spread_to_every_kind() {
+        let mut out = Vec::new();
+        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let input = rows(&[
+            r#"{"prompt":"p","response":"r","score_min":7}"#,
+            r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
+            r#"{"prompt":"p","responses":["a","bc"]}"#,
+            r#"{"prompt":"p","chosen":["a","bc"],"rejected":["d"]}"#,
+        ]);
+        let encoder = Arc::new(ByteEncoder);
+        let summary = score_rows(input, encoder, &Ensemble, &options, ("out", &mut out), |_| {}).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // A response of n bytes makes n + 4 tokens of this prompt.
+        let spread = |length: u32| json!(f64::from(length) * (14.0f64 / 3.0).sqrt());
+        let expected = [
+            json!({"prompt": "p", "response": "r", "score": 15.0, "score_min": 5.0, "input_score_min": 7,
+                   "score_spread": spread(5)}),
+            json!({"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 24.0,
+                   "score_rejected": 21.0, "score_chosen_min": 8.0, "score_rejected_min": 7.0,
+                   "score_chosen_spread": spread(8), "score_rejected_spread": spread(7)}),
+            json!({"prompt": "p", "responses": ["a", "bc"], "scores": [15.0, 18.0], "scores_min": [5.0, 6.0],
+                   "scores_spread": [spread(5), spread(6)]}),
+            json!({"prompt": "p", "chosen": ["a", "bc"], "rejected": ["d"], "score_chosen": [15.0, 18.0],
+                   "score_rejected": [15.0], "score_chosen_min": [5.0, 6.0], "score_rejected_min": [5.0],
+                   "score_chosen_spread": [spread(5), spread(6)], "score_rejected_spread": [spread(5)]}),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(summary.renamed, BTreeMap::from([("score_min".to_owned(), 1)]));
+    }
+
     #[test]
     fn scores_round_trip() {
         let (_, lines) = score(rows(&[r#"{"prompt":"p","response":"r"}"#]), OnError::Fail, 1000);
@@ -237,7 +314,7 @@ mod tests {
         struct Diverged;
         impl SequenceScorer for Diverged {
             fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
-                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0, objectives: None };
+                let nan = Scored { reward: f64::NAN, hidden_norm: 1.0, disagreement: None, objectives: None };
                 Ok(groups.iter().map(|g| vec![nan.clone(); g.sequences.len()]).collect())
             }
         }

@@ -114,6 +114,7 @@ pub(super) mod tests {
             let scored = |ids: &Vec<u32>| Scored {
                 reward: reward_of(ids),
                 hidden_norm: ids.len() as f64,
+                disagreement: None,
                 objectives: None,
             };
             Ok(groups.iter().map(|g| g.sequences.iter().map(scored).collect()).collect())

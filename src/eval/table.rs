@@ -214,6 +214,9 @@ fn notes(split: &SplitReport) -> Vec<String> {
     if split.ties > 0 {
         notes.push(format!("{} with equal rewards, counted as wrong", pairs(split.ties)));
     }
+    if let Some(spread) = split.head_spread_mean {
+        notes.push(format!("rewards spread by {spread:.4} over the heads, on average"));
+    }
     let undefined = split.rows - split.kendall_tau_rows.min(split.rows);
     if split.metric == Metric::KendallTau && undefined > 0 {
         notes.push(format!("{} with equal rewards only, where tau-b is undefined", rows(undefined)));
@@ -262,7 +265,7 @@ mod tests {
         let evaluation = pairs();
         let splits = ["in-domain", "response-disjoint", "a-name-that-no-terminal-has-room-for"];
         let splits = splits.map(|name| (name.to_owned(), evaluation.report(by)));
-        EvalReport::new("m".into(), Named(splits.into()))
+        EvalReport::new("m".into(), None, Named(splits.into()))
     }
 
     #[test]
@@ -296,7 +299,7 @@ in-domain                    4  accuracy  0.7500  [0.3006, 0.9544]    0.7500   0
         report.splits.0.truncate(2);
         let same = compare(&pairs(), &pairs());
         let splits = Named(vec![("response-disjoint".into(), same)]);
-        report.comparison = Some(Comparison { model: "other".into(), splits });
+        report.comparison = Some(Comparison { model: "other".into(), reduce: None, splits });
         let text = table(&report);
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
@@ -309,7 +312,7 @@ in-domain                    4  accuracy  0.7500  [0.3006, 0.9544]    0.7500   0
     #[test]
     fn an_empty_split_has_dashes_and_no_blocks() {
         let empty = Evaluation::default().report(&[]);
-        let text = table(&EvalReport::new("m".into(), Named(vec![("empty".into(), empty)])));
+        let text = table(&EvalReport::new("m".into(), None, Named(vec![("empty".into(), empty)])));
         assert_eq!(text, "\nsplit  rows  metric\nempty     0  accuracy\n");
     }
 
@@ -317,7 +320,8 @@ in-domain                    4  accuracy  0.7500  [0.3006, 0.9544]    0.7500   0
     fn a_reward_that_depends_on_the_order_is_told() {
         let mut evaluation = pairs();
         evaluation.rows[0].recomputed = Some(vec![2.0, -0.5]);
-        let text = table(&EvalReport::new("m".into(), Named(vec![("s".into(), evaluation.report(&[]))])));
+        let text =
+            table(&EvalReport::new("m".into(), None, Named(vec![("s".into(), evaluation.report(&[]))])));
         assert!(text.contains("s: warning: a reward changed by 5.00e-1"), "{text}");
     }
 }

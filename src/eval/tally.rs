@@ -32,6 +32,7 @@ impl Evaluation {
             .collect();
         let rewards: Vec<f64> = rows.iter().flat_map(|row| row.responses.iter().map(|r| r.reward)).collect();
         let norms: Vec<f64> = rows.iter().flat_map(|row| row.hidden_norms.iter().copied()).collect();
+        let spreads: Vec<f64> = rows.iter().flat_map(|row| row.head_spreads.iter().copied()).collect();
         let (reward, norm) = (defined(&rewards), defined(&norms));
         SplitReport {
             rows: rows.len() as u64,
@@ -46,6 +47,7 @@ impl Evaluation {
             hidden_norm_var: norm.map(|norm| norm.variance),
             reward_mean: reward.map(|reward| reward.mean),
             reward_std: reward.map(|reward| reward.variance.sqrt()),
+            head_spread_mean: mean(&spreads),
             kendall_tau_rows: taus.len() as u64,
             sequences: rewards.len() as u64,
             tokens: self.tokens,
@@ -106,6 +108,15 @@ mod tests {
         assert_eq!((hidden.norm_mean, hidden.norm_var, hidden.norm_max), (2.0, 1.0, 3.0));
         assert_eq!((hidden.norm_skew, hidden.effective_rank), (0.0, None));
         assert_eq!(report.rewards.unwrap().quantiles[4], 2.0);
+    }
+
+    #[test]
+    fn spreads_of_heads_are_averaged_over_responses() {
+        let plain = || row(RowKind::Pair, &[(1.0, 3.0), (0.0, 1.0)]);
+        let rows = [[0.5, 1.0], [0.0, 2.5]];
+        let rows = rows.map(|spreads| JudgedRow { head_spreads: spreads.into(), ..plain() });
+        assert_eq!(report(rows.into()).head_spread_mean, Some(1.0));
+        assert_eq!(report(vec![plain()]).head_spread_mean, None);
     }
 
     #[test]

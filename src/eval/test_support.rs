@@ -53,6 +53,7 @@ pub(super) fn judged_row(kind: RowKind, responses: &[(f64, f64, usize)]) -> Judg
         kind,
         responses: responses.iter().map(judged).collect(),
         hidden_norms: vec![1.0; responses.len()],
+        head_spreads: Vec::new(),
         markdown: vec![0; responses.len()],
         labels: Labels::default(),
         recomputed: None,

@@ -41,11 +41,13 @@ const TOKENIZER_FILES: &[&str] = &[
     "chat_template.json",
 ];
 const GENERATION_CONFIG: &str = "generation_config.json";
+/// The heads of an ensemble, beside the weights.
+const ENSEMBLE_HEADS: &str = "heads.safetensors";
 
 /// The folder of a model: `source` itself where it is a folder, else the hub model `OWNER/NAME`, downloaded.
 ///
-/// Fetched are config.json, the tokenizer's files, chat templates, generation_config.json and the safetensors,
-/// never pickled weights. Settings come from the environment, see [`HubSettings::from_env`].
+/// Fetched are config.json, the tokenizer's files, chat templates, generation_config.json, the safetensors and the
+/// heads of an ensemble, never pickled weights. Settings come from the environment, see [`HubSettings::from_env`].
 ///
 /// # Errors
 /// [`Error::Usage`] when `source` is neither a folder nor a possible id; [`Error::Hub`] when the hub does not have
@@ -316,6 +318,10 @@ impl<'s> Repo<'s> {
             }
         }
         if wanted == Wanted::Model {
+            // Before the weights: a folder with weights counts as complete.
+            if has(ENSEMBLE_HEADS) {
+                fetch(ENSEMBLE_HEADS)?;
+            }
             if has(SINGLE_WEIGHTS) {
                 fetch(SINGLE_WEIGHTS)?;
             } else if has(WEIGHTS_INDEX) {

@@ -2,13 +2,18 @@
 
 use super::Freeze;
 use super::decoder_config::DecoderConfig;
+use super::ensemble_file::MAX_HEADS;
 use crate::base::located::{Located, Place, Table, Value as Toml};
 use crate::base::reader::{POSITIVE, Section, Words};
 use crate::base::toml_writer::{OrWord, TomlWriter, Word};
 use serde_json::{Map, Number, Value};
+use std::ops::Bound;
 
 /// The word for a head whose deviation follows from the hidden size.
 const INVERSE_SQRT_HIDDEN: &str = "1/sqrt(hidden)";
+
+/// A part of a whole, not nothing.
+const SHARE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
 
 /// The `[model]` section.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +26,10 @@ pub struct Config {
     /// Compute precision; masters and moments are f32 whatever it is. `None`: f32 on the CPU, bf16 on CUDA.
     pub dtype: Option<Dtype>,
     pub head_init_std: HeadInitStd,
+    /// Reward heads on the one backbone; more than one are an ensemble.
+    pub heads: usize,
+    /// The share of the pairs that each head of an ensemble learns from.
+    pub head_share: f64,
     pub freeze: Freeze,
 }
 
@@ -104,6 +113,15 @@ impl Config {
                 Source::Random(Map::new())
             }
         };
+        let heads = section.count("heads", 1..=MAX_HEADS as u64).unwrap_or(1);
+        let share_place = section.place_of("head_share").cloned();
+        let head_share = section.number("head_share", SHARE).unwrap_or(1.0);
+        if heads == 1 && head_share < 1.0 {
+            let text = format!(
+                "found {head_share} with one head, expected 1.0: nobody else learns from the other pairs"
+            );
+            section.problem(share_place, "head_share", &text);
+        }
         let config = Self {
             source,
             tokenizer: tokenizer.filter(|word| word != "auto"),
@@ -115,6 +133,8 @@ impl Config {
                 .number_or("head_init_std", POSITIVE, INVERSE_SQRT_HIDDEN)
                 .flatten()
                 .map_or(HeadInitStd::InverseSqrtHidden, HeadInitStd::Value),
+            heads,
+            head_share,
             freeze: Freeze {
                 embeddings: section.boolean("freeze_embeddings").unwrap_or_default(),
                 layers: section.count("freeze_layers", 0..=u64::MAX).unwrap_or_default(),
@@ -138,6 +158,8 @@ impl Config {
             HeadInitStd::Value(std) => Some(std),
         };
         out.entry("head_init_std", OrWord(std, INVERSE_SQRT_HIDDEN));
+        out.entry("heads", self.heads);
+        out.entry("head_share", self.head_share);
         out.entry("freeze_embeddings", self.freeze.embeddings);
         out.entry("freeze_layers", self.freeze.layers);
         if let Source::Random(shape) = &self.source {

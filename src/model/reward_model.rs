@@ -1,12 +1,14 @@
-//! A reward model: decoder, head, and the folder it comes from and goes to.
+//! A reward model: decoder, head or heads, and the folder it comes from and goes to.
 
 use super::config::{Dtype, HeadInitStd};
 use super::config_json::{self, HeadKind, ModelConfig};
 use super::decoder::{Decoder, Keep, Tape};
 use super::decoder_config::HEAD_WEIGHT;
-use super::reward_head::NormGradient;
+use super::ensemble_file::{self, HEADS_WEIGHT};
+use super::head_rewards::HeadRewards;
+use super::reward_head::{Heads, NormGradient};
 use super::weights::{DEFAULT_MAX_SHARD_BYTES, TensorSpec, WeightFiles, write_model};
-use super::{DecoderConfig, Freeze, Pack, reward_head};
+use super::{DecoderConfig, Freeze, Pack};
 use crate::base::rng;
 use crate::kernels::cuda::{self, upload};
 use crate::optim::{Gradients, ParameterId, Parameters};
@@ -24,17 +26,27 @@ pub struct RewardModel {
     json: Map<String, Value>,
     parameters: Parameters,
     decoder: Decoder,
+    /// `score.weight` [1, H], or `heads.weight` [K, H] of an ensemble.
     head: ParameterId,
     device: Device,
     dtype: Dtype,
     head_was_drawn: bool,
 }
 
-/// How a head is drawn where the folder has none.
+/// How heads are drawn where the folder has none.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadInit {
+    /// How many; more than one are an ensemble.
+    pub count: usize,
     pub std: HeadInitStd,
     pub seed: u64,
+}
+
+impl Default for HeadInit {
+    /// One head of the usual deviation.
+    fn default() -> Self {
+        Self { count: 1, std: HeadInitStd::InverseSqrtHidden, seed: 0 }
+    }
 }
 
 /// A forward pass that a GPU may not have finished yet.
@@ -50,14 +62,16 @@ pub struct Pass {
 pub struct Forward {
     /// Hidden states of the last tokens after the final norm, [S, H].
     pub hidden: Vec<f32>,
-    /// Rewards, [S].
+    /// Rewards, [S]: of an ensemble the means over its heads.
     pub rewards: Vec<f64>,
+    /// Rewards by every head.
+    pub head_rewards: HeadRewards,
     pub tape: Option<Tape>,
 }
 
 impl RewardModel {
-    /// Loads a Hugging Face folder. A causal language model gets a freshly drawn head; a sequence-classification
-    /// model keeps its own.
+    /// Loads a Hugging Face folder. A causal language model gets freshly drawn heads; a sequence-classification
+    /// model keeps its own, which are those of `heads.safetensors` where the folder has that file.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and the key or tensor; [`Error::Tensor`] if the device refuses.
@@ -72,9 +86,20 @@ impl RewardModel {
             .filter(|(name, _)| !(head_is_drawn && name == HEAD_WEIGHT))
             .collect();
         files.verify(&stored, DecoderConfig::is_unused_tensor)?;
-        Self::build(config, json, device, dtype, head_is_drawn, |name, shape| {
-            let values = match name {
-                HEAD_WEIGHT if head_is_drawn => draw_head(shape, head),
+        let (heads, count) = match kind {
+            HeadKind::CausalLm => (None, head.count),
+            // Refused above.
+            HeadKind::RewardModelWithGating => (None, 1),
+            HeadKind::SequenceClassification => {
+                let heads = ensemble_file::read(folder, &files, config.hidden_size)?;
+                let count = heads.as_ref().map_or(1, Heads::count);
+                (heads, count)
+            }
+        };
+        Self::build(config, json, device, dtype, (head_is_drawn, count), |name, shape| {
+            let values = match (name, &heads) {
+                (HEAD_WEIGHT | HEADS_WEIGHT, _) if head_is_drawn => draw_heads(shape, head),
+                (HEADS_WEIGHT, Some(heads)) => heads.weights().to_vec(),
                 _ => files.read_f32(name, shape)?,
             };
             Ok(Tensor::from_vec(values, shape, place_of(name, device))?)
@@ -91,13 +116,13 @@ impl RewardModel {
         let config = DecoderConfig::from_json(json)
             .map_err(|problems| Error::Config { path: "model.random".into(), problems })?;
         let std = config.initializer_range as f32;
-        Self::build(config, json.clone(), device, dtype, true, |name, shape| {
+        Self::build(config, json.clone(), device, dtype, (true, head.count), |name, shape| {
             let count = shape.iter().product();
             let values = match shape {
-                _ if name == HEAD_WEIGHT => draw_head(shape, head),
+                _ if is_head(name) => draw_heads(shape, head),
                 [_] if name.ends_with(".bias") => vec![0.0; count],
                 [_] => vec![1.0; count],
-                _ => draw(name, count, std, head.seed),
+                _ => draw((name, 0), count, std, head.seed),
             };
             Ok(Tensor::from_vec(values, shape, place_of(name, device))?)
         })
@@ -106,10 +131,10 @@ impl RewardModel {
     /// [`RewardModel::random`] with other draws, which a GPU makes itself: for measurements.
     pub fn random_on_device(config: DecoderConfig, device: &Device, dtype: Option<Dtype>) -> Result<Self> {
         let std = config.initializer_range as f32;
-        let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-        Self::build(config, Map::new(), device, dtype, true, |name, shape| {
+        let head = HeadInit::default();
+        Self::build(config, Map::new(), device, dtype, (true, head.count), |name, shape| {
             Ok(match shape {
-                _ if name == HEAD_WEIGHT => Tensor::from_vec(draw_head(shape, head), shape, &Device::Cpu)?,
+                _ if is_head(name) => Tensor::from_vec(draw_heads(shape, head), shape, &Device::Cpu)?,
                 [_] if name.ends_with(".bias") => Tensor::zeros(shape, DType::F32, device)?,
                 [_] => Tensor::ones(shape, DType::F32, device)?,
                 _ => kernels::draw::normal(shape, std, name, device)?,
@@ -122,16 +147,19 @@ impl RewardModel {
         json: Map<String, Value>,
         device: &Device,
         dtype: Option<Dtype>,
-        head_was_drawn: bool,
+        (head_was_drawn, heads): (bool, usize),
         values: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
         let dtype = compute_dtype(device.is_cpu() && !cuda::is_emulated(), dtype);
         let mut parameters = Parameters::new(dtype.into());
-        for (name, shape) in config.parameter_shapes() {
+        for (mut name, mut shape) in config.parameter_shapes() {
+            if name == HEAD_WEIGHT && heads > 1 {
+                (name, shape) = (HEADS_WEIGHT.to_owned(), vec![heads, config.hidden_size]);
+            }
             parameters.add(&name, &values(&name, &shape)?, shape.len() > 1)?;
         }
         let decoder = Decoder::new(&config, &parameters, device)?;
-        let Some(head) = parameters.id(HEAD_WEIGHT) else {
+        let Some(head) = parameters.id(if heads > 1 { HEADS_WEIGHT } else { HEAD_WEIGHT }) else {
             return Err(Error::Tensor(candle_core::Error::Msg(format!("the model has no {HEAD_WEIGHT}"))));
         };
         let device = device.clone();
@@ -151,7 +179,7 @@ impl RewardModel {
         self.dtype
     }
 
-    /// Whether the head was drawn, rather than read from the folder.
+    /// Whether the heads were drawn, rather than read from the folder.
     pub fn head_was_drawn(&self) -> bool {
         self.head_was_drawn
     }
@@ -180,14 +208,24 @@ impl RewardModel {
         Ok(())
     }
 
-    /// The head's parameter.
+    /// The parameter of the head, or of all heads together.
     pub fn head(&self) -> ParameterId {
         self.head
     }
 
-    /// The head's weight `W_p`, [H].
+    /// One, or the heads of an ensemble.
+    pub fn heads(&self) -> Result<Heads> {
+        let weights = self.parameters.get(self.head).master().flatten_all()?.to_vec1()?;
+        Ok(Heads::new(weights, self.config.hidden_size))
+    }
+
+    pub fn head_count(&self) -> usize {
+        self.parameters.get(self.head).master().elem_count() / self.config.hidden_size
+    }
+
+    /// The head's weight `W_p`, [H]; the mean head of an ensemble.
     pub fn head_weight(&self) -> Result<Vec<f32>> {
-        Ok(self.parameters.get(self.head).master().flatten_all()?.to_vec1()?)
+        Ok(self.heads()?.mean())
     }
 
     /// What is not trained.
@@ -206,49 +244,52 @@ impl RewardModel {
         Ok(Pass { hidden, tape })
     }
 
-    /// Hidden states [S, H] and rewards [S] of all passes together: here the host waits for a GPU.
-    pub fn read(&self, passes: &[Pass]) -> Result<(Vec<f32>, Vec<f64>)> {
+    /// Hidden states [S, H] and rewards of all passes together: here the host waits for a GPU.
+    pub fn read(&self, passes: &[Pass]) -> Result<(Vec<f32>, HeadRewards)> {
         let hidden: Vec<&Tensor> = passes.iter().map(|pass| &pass.hidden).collect();
         let hidden: Vec<f32> = Tensor::cat(&hidden, 0)?.flatten_all()?.to_vec1()?;
-        let rewards = reward_head::rewards(&hidden, &self.head_weight()?);
+        let rewards = self.heads()?.rewards(&hidden);
         Ok((hidden, rewards))
     }
 
     /// Rewards and hidden states of a pack.
     pub fn forward(&self, pack: &Pack, keep: Keep) -> Result<Forward> {
         let pass = self.begin(pack, keep)?;
-        let (hidden, rewards) = self.read(std::slice::from_ref(&pass))?;
-        Ok(Forward { hidden, rewards, tape: pass.tape })
+        let (hidden, head_rewards) = self.read(std::slice::from_ref(&pass))?;
+        Ok(Forward { hidden, rewards: head_rewards.mean(), head_rewards, tape: pass.tape })
     }
 
-    /// Adds the backbone's gradients of one pack, given dL/dr [S] and, where the loss speaks of norms, dL/d|h| [S].
+    /// Adds the backbone's gradients of one pack, given dL/dr of every head [K][S] and, where the loss speaks of norms,
+    /// dL/d|h| [S].
     pub fn backward(
         &self,
         tape: Tape,
-        d_rewards: &[f64],
+        d_rewards: &[&[f64]],
         norms: Option<NormGradient>,
         gradients: &Gradients,
     ) -> Result<()> {
-        let d_hidden = reward_head::hidden_gradient(&self.head_weight()?, d_rewards, norms);
-        let shape = (d_rewards.len(), self.config.hidden_size);
+        let d_hidden = self.heads()?.hidden_gradient(d_rewards, norms);
+        let width = self.config.hidden_size;
+        let shape = (d_hidden.len() / width, width);
         let d_hidden = upload::numbers(&d_hidden, shape, &self.device)?;
         Ok(self.decoder.backward(&self.parameters, tape, &d_hidden, gradients)?)
     }
 
-    /// Adds the head's gradient of a whole step, given its hidden states [2B, H] and dL/dr [2B].
-    pub fn head_backward(&self, hidden: &[f32], d_rewards: &[f64], gradients: &Gradients) -> Result<()> {
-        let width = self.config.hidden_size;
-        let d_head = reward_head::head_gradient(hidden, width, d_rewards);
-        Ok(gradients.sum(self.head).add(&Tensor::from_vec(d_head, (1, width), &Device::Cpu)?)?)
+    /// Adds the heads' gradient of a whole step, given its hidden states [S, H] and dL/dr of every head [K][S].
+    pub fn head_backward(&self, hidden: &[f32], d_rewards: &[&[f64]], gradients: &Gradients) -> Result<()> {
+        let heads = self.heads()?;
+        let (shape, d_heads) = ((heads.count(), self.config.hidden_size), heads.gradient(hidden, d_rewards));
+        Ok(gradients.sum(self.head).add(&Tensor::from_vec(d_heads, shape, &Device::Cpu)?)?)
     }
 
     /// Where values first stop being finite for these sequences: a layer, or the head.
     pub fn first_non_finite(&self, pack: &Pack) -> Result<String> {
         let place = self.decoder.first_non_finite(&self.parameters, pack)?;
-        Ok(place.unwrap_or_else(|| HEAD_WEIGHT.to_owned()))
+        Ok(place.unwrap_or_else(|| self.parameters.get(self.head).name.clone()))
     }
 
-    /// Writes `config.json` and the weights of a sequence-classification folder.
+    /// Writes `config.json` and the weights of a sequence-classification folder; of an ensemble the mean head there, and
+    /// the heads beside it.
     ///
     /// # Errors
     /// [`Error::Model`] if a weight is not finite in `dtype`; [`Error::Io`].
@@ -260,19 +301,30 @@ impl RewardModel {
             .into_iter()
             .map(|(name, shape)| TensorSpec { name, shape, dtype: dtype.into() })
             .collect();
+        let heads = self.heads()?;
         write_model(folder, &tensors, DEFAULT_MAX_SHARD_BYTES, |spec| {
+            if spec.name == HEAD_WEIGHT {
+                return Ok(Cow::Owned(heads.mean()));
+            }
             let parameter = self.parameters.id(&spec.name).map(|id| self.parameters.get(id));
             let parameter =
                 parameter.ok_or_else(|| Error::model(folder, format!("no parameter {}", spec.name)))?;
             Ok(Cow::Owned(parameter.master().flatten_all()?.to_vec1::<f32>()?))
         })?;
-        Ok(())
+        match heads.count() {
+            1 => ensemble_file::remove(folder),
+            _ => ensemble_file::write(folder, &heads),
+        }
     }
 }
 
-/// Where a parameter lives: the head is read, and its gradient formed, on the host.
+fn is_head(name: &str) -> bool {
+    name == HEAD_WEIGHT || name == HEADS_WEIGHT
+}
+
+/// Where a parameter lives: heads are read, and their gradients formed, on the host.
 fn place_of<'a>(name: &str, device: &'a Device) -> &'a Device {
-    if name == HEAD_WEIGHT { &Device::Cpu } else { device }
+    if is_head(name) { &Device::Cpu } else { device }
 }
 
 /// The precision of the computation: f32 on the CPU, where bf16 is no faster; bf16 on CUDA unless said otherwise.
@@ -280,17 +332,18 @@ pub fn compute_dtype(on_cpu: bool, asked: Option<Dtype>) -> Dtype {
     if on_cpu { Dtype::F32 } else { asked.unwrap_or(Dtype::Bf16) }
 }
 
-fn draw_head(shape: &[usize], init: HeadInit) -> Vec<f32> {
-    let count = shape.iter().product::<usize>();
+/// Heads [K, H], each from a stream of its own: the first is the same whatever K.
+fn draw_heads(shape: &[usize], init: HeadInit) -> Vec<f32> {
+    let &[count, width] = shape else { return Vec::new() };
     let std = match init.std {
-        HeadInitStd::InverseSqrtHidden => 1.0 / (count as f64).sqrt(),
+        HeadInitStd::InverseSqrtHidden => 1.0 / (width as f64).sqrt(),
         HeadInitStd::Value(std) => std,
     };
-    draw(HEAD_WEIGHT, count, std as f32, init.seed)
+    (0..count as u64).flat_map(|head| draw((HEAD_WEIGHT, head), width, std as f32, init.seed)).collect()
 }
 
-fn draw(name: &str, count: usize, std: f32, seed: u64) -> Vec<f32> {
-    let mut values = rng::normals(&mut rng::stream(seed, &format!("init:{name}"), 0), count);
+fn draw((name, index): (&str, u64), count: usize, std: f32, seed: u64) -> Vec<f32> {
+    let mut values = rng::normals(&mut rng::stream(seed, &format!("init:{name}"), index), count);
     values.iter_mut().for_each(|v| *v *= std);
     values
 }

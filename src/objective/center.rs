@@ -3,8 +3,8 @@
 use super::{Batch, Value};
 
 pub(super) fn add(value: &mut Value, batch: Batch, coefficient: f64) {
-    value.add_mean(|i| {
-        let sum = batch.chosen[i] + batch.rejected[i];
+    value.add_mean(batch, |_, better, worse| {
+        let sum = better + worse;
         let slope = 2.0 * coefficient * sum;
         (coefficient * sum * sum, slope, slope)
     });

@@ -23,6 +23,8 @@ const DEFAULT_DISPERSION: f64 = 0.01;
 pub enum Config {
     /// `-log sigmoid(r_w - r_l - margin)`, label-smoothed.
     BradleyTerry { margin: Margin, label_smoothing: f64 },
+    /// The negative log-likelihood of a list's whole order; of a pair, Bradley-Terry.
+    PlackettLuce,
     /// `lambda * mean(r)^2`.
     SumToZero { lambda: f64, scope: Scope, scale: Scale, schedule: LambdaSchedule },
     /// `max(0, margin - (r_w - r_l))`.
@@ -33,9 +35,9 @@ pub enum Config {
     Direct,
     /// `coefficient * mean((r_w + r_l)^2)`.
     Center { coefficient: f64 },
-    /// `coefficient * Var(r)` over the step's 2B rewards.
+    /// `coefficient * Var(r)` over all rewards of the step.
     RewardVariance { coefficient: f64 },
-    /// `coefficient * Var(|h|)` over the step's 2B hidden states.
+    /// `coefficient * Var(|h|)` over all hidden states of the step.
     NormVariance { coefficient: f64 },
 }
 
@@ -76,7 +78,7 @@ pub enum Scope {
 pub enum Scale {
     /// `lambda * mean(r)^2`.
     Mean,
-    /// `lambda * B * mean(r)^2`, B the pairs that the mean is over: those of one micro-batch with
+    /// `lambda * B * mean(r)^2`, B the pairs (or lists) that the mean is over: those of one micro-batch with
     /// [`Scope::MicroBatch`], as in the published code, and those of the whole step with [`Scope::Global`].
     Batch,
 }
@@ -99,6 +101,7 @@ impl Words for Scale {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     BradleyTerry,
+    PlackettLuce,
     SumToZero,
     Hinge,
     Normalized,
@@ -111,6 +114,7 @@ pub enum Kind {
 impl Words for Kind {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("bradley-terry", Kind::BradleyTerry),
+        ("plackett-luce", Kind::PlackettLuce),
         ("sum-to-zero", Kind::SumToZero),
         ("hinge", Kind::Hinge),
         ("normalized", Kind::Normalized),
@@ -125,8 +129,18 @@ impl Kind {
     /// Whether the term says which of two responses is better; the others only shape the rewards.
     pub fn is_preference(self) -> bool {
         match self {
-            Kind::BradleyTerry | Kind::Hinge | Kind::Normalized | Kind::Direct => true,
+            Kind::BradleyTerry | Kind::PlackettLuce | Kind::Hinge | Kind::Normalized | Kind::Direct => true,
             Kind::SumToZero | Kind::Center | Kind::RewardVariance | Kind::NormVariance => false,
+        }
+    }
+
+    /// What to use instead where lists are longer than pairs; `None` where the term means something there. A response
+    /// in the middle of a list is chosen and rejected at once, and has no sign that its reward should have.
+    pub fn instead_of_lists(self) -> Option<&'static str> {
+        match self {
+            Kind::Direct => Some("\"plackett-luce\" or \"bradley-terry\""),
+            Kind::Center => Some("\"sum-to-zero\" or \"reward-variance\""),
+            _ => None,
         }
     }
 }
@@ -136,6 +150,7 @@ impl Config {
     pub fn kind(&self) -> Kind {
         match self {
             Config::BradleyTerry { .. } => Kind::BradleyTerry,
+            Config::PlackettLuce => Kind::PlackettLuce,
             Config::SumToZero { .. } => Kind::SumToZero,
             Config::Hinge { .. } => Kind::Hinge,
             Config::Normalized { .. } => Kind::Normalized,
@@ -166,8 +181,8 @@ impl Config {
             }
             let preference = kind.is_preference() || terms.iter().any(|term| term.kind().is_preference());
             if i == last && complete && !preference {
-                let text = "found no preference term in the list, expected one of \"bradley-terry\", \"hinge\", \
-                            \"normalized\" or \"direct\": what is there is minimal when every reward is zero";
+                let text = "found no preference term in the list, expected one of \"bradley-terry\", \
+                            \"plackett-luce\", \"hinge\", \"normalized\" or \"direct\": what is there is minimal when every reward is zero";
                 section.problem(None, "kind", text);
             }
             terms.push(Self::read(kind, section));
@@ -181,6 +196,7 @@ impl Config {
                 margin: Margin::read(&mut section).unwrap_or(Margin::None),
                 label_smoothing: section.number("label_smoothing", 0.0..0.5).unwrap_or(0.0),
             },
+            Kind::PlackettLuce => Config::PlackettLuce,
             Kind::SumToZero => {
                 let place = section.place_of("lambda").cloned();
                 let lambda = section.number("lambda", NON_NEGATIVE).unwrap_or(DEFAULT_LAMBDA);
@@ -231,7 +247,7 @@ impl Config {
                 out.entry("temperature", temperature);
                 out.entry("epsilon", epsilon);
             }
-            Config::Direct => {}
+            Config::Direct | Config::PlackettLuce => {}
             Config::Center { coefficient }
             | Config::RewardVariance { coefficient }
             | Config::NormVariance { coefficient } => out.entry("coefficient", coefficient),

@@ -4,8 +4,7 @@
 use super::{Batch, Value, sigmoid, softplus};
 
 pub(super) fn add(value: &mut Value, batch: Batch) {
-    value.add_mean(|i| {
-        let (w, l) = (batch.chosen[i], batch.rejected[i]);
+    value.add_mean(batch, |_, w, l| {
         let loss = softplus(l - w) + softplus(-w) + softplus(l);
         let gap = sigmoid(l - w);
         (loss, -gap - sigmoid(-w), gap + sigmoid(l))

@@ -7,45 +7,45 @@
 //! The implicit reward: arXiv 2305.18290, equation 7; sum-to-zero: arXiv 2505.07271.
 
 use super::{Batch, Config, Value, evaluate};
+use crate::data::Ranking;
 
-/// Log-likelihoods of whole responses, in nats, pair by pair.
+/// Log-likelihoods of whole responses, in nats, list by list, best first in each.
 #[derive(Debug, Clone, Copy)]
 pub struct LogLikelihoods<'a> {
-    pub policy_chosen: &'a [f64],
-    pub policy_rejected: &'a [f64],
-    pub reference_chosen: &'a [f64],
-    pub reference_rejected: &'a [f64],
+    pub policy: &'a [f64],
+    pub reference: &'a [f64],
+    /// The gold order of every list.
+    pub rankings: &'a [&'a Ranking],
 }
 
 impl LogLikelihoods<'_> {
-    /// Implicit rewards of the chosen and of the rejected responses.
-    pub fn rewards(&self, beta: f64) -> (Vec<f64>, Vec<f64>) {
-        let of = |policy: &[f64], reference: &[f64]| -> Vec<f64> {
-            policy.iter().zip(reference).map(|(policy, reference)| beta * (policy - reference)).collect()
-        };
-        (of(self.policy_chosen, self.reference_chosen), of(self.policy_rejected, self.reference_rejected))
+    /// Implicit rewards of the responses.
+    pub fn rewards(&self, beta: f64) -> Vec<f64> {
+        self.policy
+            .iter()
+            .zip(self.reference)
+            .map(|(policy, reference)| beta * (policy - reference))
+            .collect()
     }
 }
 
-/// The sum of all terms on the implicit rewards of a step, over all of its pairs. `d_chosen` and `d_rejected` are
-/// dL/d log pi. There is no head here and so no hidden norm: a term that reads norms finds them all alike, and adds
-/// nothing.
+/// The sum of all terms on the implicit rewards of a step. `d_rewards` are dL/d log pi. There is no head here and so
+/// no hidden norm: a term that reads norms finds them all alike, and adds nothing.
 pub fn evaluate_implicit(terms: &[Config], beta: f64, likelihoods: LogLikelihoods) -> Value {
-    let (chosen, rejected) = likelihoods.rewards(beta);
-    let (margins, norms) = (vec![None; chosen.len()], vec![0.0; chosen.len()]);
-    let all = 0..chosen.len();
+    let rewards = likelihoods.rewards(beta);
+    let rankings = likelihoods.rankings;
+    let all = 0..rankings.len();
     let mut value = evaluate(
         terms,
         Batch {
-            chosen: &chosen,
-            rejected: &rejected,
-            chosen_norms: &norms,
-            rejected_norms: &norms,
-            margins: &margins,
+            rewards: &rewards,
+            norms: &vec![0.0; rewards.len()],
+            rankings,
+            margins: &vec![None; rankings.len()],
             micro_batches: std::slice::from_ref(&all),
         },
     );
-    value.d_chosen.iter_mut().chain(&mut value.d_rejected).for_each(|slope| *slope *= beta);
+    value.d_rewards.iter_mut().for_each(|slope| *slope *= beta);
     value
 }
 
@@ -54,16 +54,13 @@ mod tests {
     use super::super::config::{LambdaSchedule, Margin, Scale, Scope};
     use super::*;
 
-    const REFERENCE: [[f64; 3]; 2] = [[-11.0, -40.0, -3.5], [-12.5, -38.0, -3.0]];
-    const POLICY: [[f64; 3]; 2] = [[-10.0, -41.5, -3.0], [-14.0, -39.0, -2.0]];
+    const REFERENCE: [f64; 6] = [-11.0, -12.5, -40.0, -38.0, -3.5, -3.0];
+    const POLICY: [f64; 6] = [-10.0, -14.0, -41.5, -39.0, -3.0, -2.0];
 
-    fn run(terms: &[Config], policy: [[f64; 3]; 2]) -> Value {
-        let likelihoods = LogLikelihoods {
-            policy_chosen: &policy[0],
-            policy_rejected: &policy[1],
-            reference_chosen: &REFERENCE[0],
-            reference_rejected: &REFERENCE[1],
-        };
+    fn run(terms: &[Config], policy: [f64; 6]) -> Value {
+        let pair = Ranking::pair();
+        let likelihoods =
+            LogLikelihoods { policy: &policy, reference: &REFERENCE, rankings: &[&pair, &pair, &pair] };
         evaluate_implicit(terms, 0.3, likelihoods)
     }
 
@@ -88,16 +85,14 @@ mod tests {
     fn gradients_in_log_likelihoods_match_finite_differences() {
         let terms = terms(5.0);
         let value = run(&terms, POLICY);
-        for i in 0..3 {
-            for (side, found) in [(0, value.d_chosen[i]), (1, value.d_rejected[i])] {
-                let loss = |step: f64| {
-                    let mut policy = POLICY;
-                    policy[side][i] += step;
-                    run(&terms, policy).loss
-                };
-                let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5;
-                assert!((found - expected).abs() < 1e-8, "{side} {i}: {found} against {expected}");
-            }
+        for (i, found) in value.d_rewards.iter().enumerate() {
+            let loss = |step: f64| {
+                let mut policy = POLICY;
+                policy[i] += step;
+                run(&terms, policy).loss
+            };
+            let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5;
+            assert!((found - expected).abs() < 1e-8, "{i}: {found} against {expected}");
         }
     }
 }

@@ -8,9 +8,9 @@ use super::config::{Adaptive, Config, LambdaSchedule, Shape, Signal};
 /// The figures of a step that a controller may look at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Signals {
-    /// Mean of the step's 2B rewards.
+    /// Mean of the step's rewards.
     pub reward_mean: f64,
-    /// Population variance of its 2B hidden norms.
+    /// Population variance of its hidden norms.
     pub hidden_norm_var: f64,
 }
 

@@ -8,52 +8,57 @@ mod bradley_terry;
 mod center;
 pub mod config;
 mod direct;
+pub mod ensemble;
 mod hinge;
 pub mod implicit;
 pub mod lambda;
 mod normalized;
-pub mod plackett_luce;
+mod plackett_luce;
 mod sum_to_zero;
 mod variance;
 
 pub use bradley_terry::loss as bradley_terry_loss;
 pub use config::Config;
+pub use plackett_luce::plackett_luce;
 
+use crate::data::Ranking;
 use config::{Margin, Scale, Scope};
 use std::ops::Range;
 
-/// The rewards of one optimizer step, pair by pair.
+/// The rewards of one optimizer step, list by list, best first in each; a pair is a list of two.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
-    pub chosen: &'a [f64],
-    pub rejected: &'a [f64],
+    /// Of every sequence.
+    pub rewards: &'a [f64],
     /// |h| of every sequence, for the terms that read norms.
-    pub chosen_norms: &'a [f64],
-    pub rejected_norms: &'a [f64],
-    /// The rows' own margins.
+    pub norms: &'a [f64],
+    /// The gold order of every list; as many ranks as there are rewards.
+    pub rankings: &'a [&'a Ranking],
+    /// The rows' own margins, one a list.
     pub margins: &'a [Option<f64>],
-    /// Which consecutive pairs were computed together. Only [`Scope::MicroBatch`] looks at it.
+    /// Which consecutive lists were computed together. Only [`Scope::MicroBatch`] looks at it.
     pub micro_batches: &'a [Range<usize>],
 }
 
 impl Batch<'_> {
-    fn pairs(&self) -> usize {
-        self.chosen.len()
+    /// The lists with the sequences that each one has.
+    fn lists(&self) -> impl Iterator<Item = (usize, &Ranking, Range<usize>)> {
+        let mut end = 0;
+        self.rankings.iter().enumerate().map(move |(list, ranking)| {
+            let start = end;
+            end += ranking.responses();
+            (list, *ranking, start..end)
+        })
     }
 
-    /// The margin of pair `i`; a row without one counts as zero (where the column is required, the training loop has refused it).
+    /// The margin of list `i`; a row without one counts as zero (where the column is required, the training loop has
+    /// refused it).
     fn margin(&self, margin: Margin, i: usize) -> f64 {
         match margin {
             Margin::None => 0.0,
             Margin::Constant(margin) => margin,
             Margin::Column => self.margins[i].unwrap_or(0.0),
         }
-    }
-
-    /// Mean of all 2B rewards of `pairs`.
-    fn mean(&self, pairs: Range<usize>) -> f64 {
-        let sum = |rewards: &[f64]| rewards[pairs.clone()].iter().sum::<f64>();
-        (sum(self.chosen) + sum(self.rejected)) / (2 * pairs.len()) as f64
     }
 }
 
@@ -62,51 +67,46 @@ impl Batch<'_> {
 pub struct Value {
     /// What is optimized: the sum of all terms.
     pub loss: f64,
-    /// dL/dr of every chosen response.
-    pub d_chosen: Vec<f64>,
-    /// dL/dr of every rejected response.
-    pub d_rejected: Vec<f64>,
-    /// dL/d|h| of every chosen response, beside what reaches h through its reward.
-    pub d_chosen_norms: Vec<f64>,
-    /// dL/d|h| of every rejected response.
-    pub d_rejected_norms: Vec<f64>,
+    /// dL/dr of every sequence.
+    pub d_rewards: Vec<f64>,
+    /// dL/d|h| of every sequence, beside what reaches h through its reward.
+    pub d_norms: Vec<f64>,
 }
 
 impl Value {
-    fn zero(pairs: usize) -> Self {
-        let zeros = || vec![0.0; pairs];
-        Self {
-            loss: 0.0,
-            d_chosen: zeros(),
-            d_rejected: zeros(),
-            d_chosen_norms: zeros(),
-            d_rejected_norms: zeros(),
-        }
+    fn zero(sequences: usize) -> Self {
+        Self { loss: 0.0, d_rewards: vec![0.0; sequences], d_norms: vec![0.0; sequences] }
     }
 
-    /// Adds a term that looks at one pair at a time, averaged over pairs.
+    /// Adds a term that looks at two responses at a time: averaged over the pairs of a list, equals being none, then
+    /// over lists.
     ///
-    /// `term(i)` is (loss, d/d chosen, d/d rejected) of pair i.
-    fn add_mean(&mut self, term: impl Fn(usize) -> (f64, f64, f64)) {
-        let pairs = self.d_chosen.len();
-        let share = 1.0 / pairs as f64;
-        for i in 0..pairs {
-            let (loss, d_chosen, d_rejected) = term(i);
-            self.loss += share * loss;
-            self.d_chosen[i] += share * d_chosen;
-            self.d_rejected[i] += share * d_rejected;
+    /// `term(list, better, worse)` is (loss, d/d better, d/d worse) for two rewards.
+    fn add_mean(&mut self, batch: Batch, term: impl Fn(usize, f64, f64) -> (f64, f64, f64)) {
+        let lists = batch.rankings.len() as f64;
+        for (list, ranking, sequences) in batch.lists() {
+            let share = 1.0 / (lists * ranking.pairs().count() as f64);
+            let rewards = &batch.rewards[sequences.clone()];
+            let slopes = &mut self.d_rewards[sequences];
+            for (better, worse) in ranking.pairs() {
+                let (loss, d_better, d_worse) = term(list, rewards[better], rewards[worse]);
+                self.loss += share * loss;
+                slopes[better] += share * d_better;
+                slopes[worse] += share * d_worse;
+            }
         }
     }
 }
 
 /// The sum of all terms and its gradient.
 pub fn evaluate(terms: &[Config], batch: Batch) -> Value {
-    let mut value = Value::zero(batch.pairs());
+    let mut value = Value::zero(batch.rewards.len());
     for term in terms {
         match *term {
             Config::BradleyTerry { margin, label_smoothing } => {
                 bradley_terry::add(&mut value, batch, margin, label_smoothing);
             }
+            Config::PlackettLuce => plackett_luce::add(&mut value, batch),
             Config::SumToZero { lambda, scope, scale, .. } => {
                 sum_to_zero::add(&mut value, batch, lambda, scope, scale);
             }
@@ -155,12 +155,14 @@ fn sigmoid(x: f64) -> f64 {
 mod tests {
     use super::config::LambdaSchedule;
     use super::*;
+    use std::sync::LazyLock;
 
-    fn every_term() -> Vec<Config> {
+    pub(super) fn every_term() -> Vec<Config> {
         let mut terms = vec![
             Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
             Config::BradleyTerry { margin: Margin::Column, label_smoothing: 0.1 },
             Config::BradleyTerry { margin: Margin::Constant(0.5), label_smoothing: 0.0 },
+            Config::PlackettLuce,
             Config::Hinge { margin: Margin::Constant(1.0) },
             Config::Normalized { temperature: 2.0, epsilon: 1e-6 },
             Config::Direct,
@@ -179,71 +181,72 @@ mod tests {
 
     const MARGINS: [Option<f64>; 5] = [Some(0.3), None, Some(1.0), Some(-0.2), Some(0.0)];
     const MICRO_BATCHES: [Range<usize>; 2] = [0..2, 2..5];
-    const NORMS: [[f64; 5]; 2] = [[3.0, 4.5, 2.0, 9.0, 3.5], [3.1, 0.5, 2.5, 4.0, 3.0]];
+    pub(super) const NORMS: [f64; 10] = [3.0, 3.1, 4.5, 0.5, 2.0, 2.5, 9.0, 4.0, 3.5, 3.0];
+    /// Of five pairs, chosen and rejected in turn.
+    pub(super) const REWARDS: [f64; 10] = [0.7, 0.2, -1.2, 0.9, 3.0, -2.0, 0.1, 0.3, -0.4, -0.9];
 
-    fn batch<'a>(chosen: &'a [f64], rejected: &'a [f64], norms: &'a [[f64; 5]; 2]) -> Batch<'a> {
-        let [chosen_norms, rejected_norms] = norms;
-        let (margins, micro_batches) = (&MARGINS, &MICRO_BATCHES);
-        Batch { chosen, rejected, chosen_norms, rejected_norms, margins, micro_batches }
+    static PAIR: LazyLock<Ranking> = LazyLock::new(Ranking::pair);
+    /// The same ten sequences as lists, with ties in every place.
+    static LISTS: LazyLock<[Ranking; 3]> = LazyLock::new(|| {
+        [vec![0, 1], vec![0, 0, 1, 2, 2], vec![0, 1, 2]].map(|ranks| Ranking::new(ranks).unwrap())
+    });
+
+    /// Lists, and which of them were computed together.
+    pub(super) type Shape = (Vec<&'static Ranking>, Vec<Range<usize>>);
+
+    /// The ten sequences as five pairs, and as three lists.
+    pub(super) fn shapes() -> [Shape; 2] {
+        [(vec![&*PAIR; 5], MICRO_BATCHES.to_vec()), (LISTS.iter().collect(), vec![0..1, 1..3])]
     }
 
-    fn run(term: &Config, chosen: &[f64], rejected: &[f64]) -> Value {
-        evaluate(std::slice::from_ref(term), batch(chosen, rejected, &NORMS))
+    fn value(terms: &[Config], rewards: &[f64; 10], norms: &[f64; 10], shape: &Shape) -> Value {
+        evaluate(terms, batch(rewards, norms, shape))
+    }
+
+    pub(super) fn batch<'a>(
+        rewards: &'a [f64; 10],
+        norms: &'a [f64; 10],
+        (rankings, micro_batches): &'a Shape,
+    ) -> Batch<'a> {
+        Batch { rewards, norms, rankings, margins: &MARGINS[..rankings.len()], micro_batches }
+    }
+
+    /// One term on the pairs.
+    fn run(term: &Config, rewards: &[f64; 10]) -> Value {
+        value(std::slice::from_ref(term), rewards, &NORMS, &shapes()[0])
     }
 
     #[test]
     fn every_gradient_matches_finite_differences() {
-        let chosen = [0.7, -1.2, 3.0, 0.1, -0.4];
-        let rejected = [0.2, 0.9, -2.0, 0.3, -0.9];
-        for term in every_term() {
-            let value = run(&term, &chosen, &rejected);
-            for i in 0..chosen.len() {
-                let slope = |side: usize| {
-                    let loss = |step: f64| {
-                        let (mut chosen, mut rejected) = (chosen, rejected);
-                        [&mut chosen, &mut rejected][side][i] += step;
-                        run(&term, &chosen, &rejected).loss
-                    };
-                    (loss(1e-5) - loss(-1e-5)) / 2e-5
+        for (term, shape) in every_term().iter().flat_map(|term| shapes().map(|shape| (term, shape))) {
+            let run = |rewards: &[f64; 10], norms: &[f64; 10]| {
+                value(std::slice::from_ref(term), rewards, norms, &shape)
+            };
+            let found = run(&REWARDS, &NORMS);
+            for i in 0..REWARDS.len() {
+                let slope = |loss: &dyn Fn(f64) -> f64| (loss(1e-5) - loss(-1e-5)) / 2e-5;
+                let moved = |values: &[f64; 10], step: f64| {
+                    let mut values = *values;
+                    values[i] += step;
+                    values
                 };
-                for (found, expected) in [(value.d_chosen[i], slope(0)), (value.d_rejected[i], slope(1))] {
-                    assert!(
-                        (found - expected).abs() < 1e-7,
-                        "{term:?}, pair {i}: {found} against {expected}"
-                    );
+                let by_reward = slope(&|step| run(&moved(&REWARDS, step), &NORMS).loss);
+                let by_norm = slope(&|step| run(&REWARDS, &moved(&NORMS, step)).loss);
+                for (found, expected) in [(found.d_rewards[i], by_reward), (found.d_norms[i], by_norm)] {
+                    assert!((found - expected).abs() < 1e-7, "{term:?}, {i}: {found} against {expected}");
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn the_gradient_in_norms_matches_finite_differences() {
-        let (chosen, rejected) = ([0.7, -1.2, 3.0, 0.1, -0.4], [0.2, 0.9, -2.0, 0.3, -0.9]);
-        for term in every_term() {
-            let terms = std::slice::from_ref(&term);
-            let value = evaluate(terms, batch(&chosen, &rejected, &NORMS));
-            for (side, slopes) in [&value.d_chosen_norms, &value.d_rejected_norms].into_iter().enumerate() {
-                for (i, found) in slopes.iter().enumerate() {
-                    let loss = |step: f64| {
-                        let mut norms = NORMS;
-                        norms[side][i] += step;
-                        evaluate(terms, batch(&chosen, &rejected, &norms)).loss
-                    };
-                    let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5;
-                    assert!((found - expected).abs() < 1e-7, "{term:?}: {found} against {expected}");
-                    assert!(term.reads_norms() || *found == 0.0, "{term:?}");
-                }
+                assert!(term.reads_norms() || found.d_norms[i] == 0.0, "{term:?}");
             }
         }
     }
 
     #[test]
     fn every_term_is_finite_at_extreme_rewards() {
-        let extremes = [1e4, -1e4, 0.0, 1e-300, 1e4];
-        for term in every_term() {
-            for (chosen, rejected) in [(extremes, [-1e4, 1e4, 0.0, 0.0, 1e4]), ([0.0; 5], [0.0; 5])] {
-                let value = run(&term, &chosen, &rejected);
-                let all = value.d_chosen.iter().chain(&value.d_rejected).chain([&value.loss]);
+        let extremes = [1e4, -1e4, -1e4, 1e4, 0.0, 0.0, 1e-300, 0.0, 1e4, 1e4];
+        for (term, shape) in every_term().into_iter().flat_map(|term| shapes().map(|s| (term.clone(), s))) {
+            for rewards in [extremes, [0.0; 10]] {
+                let value = value(std::slice::from_ref(&term), &rewards, &NORMS, &shape);
+                let all = value.d_rewards.iter().chain([&value.loss]);
                 assert!(all.clone().all(|v| v.is_finite()), "{term:?}: {value:?}");
             }
         }
@@ -251,27 +254,51 @@ mod tests {
 
     #[test]
     fn swapping_chosen_and_rejected_changes_the_loss() {
-        let (chosen, rejected) = ([1.0; 5], [-1.0; 5]);
+        let rewards = std::array::from_fn(|i| if i % 2 == 0 { 1.0 } else { -1.0 });
         for term in every_term() {
             let symmetric = !term.kind().is_preference();
-            let (right, wrong) = (run(&term, &chosen, &rejected).loss, run(&term, &rejected, &chosen).loss);
+            let (right, wrong) = (run(&term, &rewards).loss, run(&term, &rewards.map(|r: f64| -r)).loss);
             assert!(symmetric == (right == wrong) && right <= wrong, "{term:?}: {right}, {wrong}");
         }
     }
 
     #[test]
     fn terms_add_up() {
-        let (chosen, rejected) = ([0.7, -1.2, 3.0, 0.1, -0.4], [0.2, 0.9, -2.0, 0.3, -0.9]);
-        let together = evaluate(&every_term(), batch(&chosen, &rejected, &NORMS));
-        let apart: f64 = every_term().iter().map(|term| run(term, &chosen, &rejected).loss).sum();
-        assert!((together.loss - apart).abs() < 1e-12);
+        for shape in shapes() {
+            let together = value(&every_term(), &REWARDS, &NORMS, &shape);
+            let one = |term| value(std::slice::from_ref(term), &REWARDS, &NORMS, &shape).loss;
+            let apart: f64 = every_term().iter().map(one).sum();
+            assert!((together.loss - apart).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn of_pairs_plackett_luce_is_bradley_terry_to_the_bit() {
+        let bradley_terry = Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 };
+        for scale in [1e-3, 1.0, 40.0, 1e4] {
+            let rewards = REWARDS.map(|r| r * scale);
+            assert_eq!(run(&Config::PlackettLuce, &rewards), run(&bradley_terry, &rewards));
+        }
+    }
+
+    /// A pair's loss, averaged over the pairs of a list.
+    #[test]
+    fn lists_are_averaged_over_their_pairs() {
+        let term = Config::Hinge { margin: Margin::Constant(1.0) };
+        let found = value(&[term], &REWARDS, &NORMS, &shapes()[1]).loss;
+        let hinge = |better: usize, worse: usize| (1.0 - REWARDS[better] + REWARDS[worse]).max(0.0);
+        let mean = |pairs: &[(usize, usize)]| {
+            pairs.iter().map(|&(better, worse)| hinge(better, worse)).sum::<f64>() / pairs.len() as f64
+        };
+        let second = [(2, 4), (2, 5), (2, 6), (3, 4), (3, 5), (3, 6), (4, 5), (4, 6)];
+        let expected = (mean(&[(0, 1)]) + mean(&second) + mean(&[(7, 8), (7, 9), (8, 9)])) / 3.0;
+        assert!((found - expected).abs() < 1e-12, "{found} against {expected}");
     }
 
     /// Values of PyTorch 2 in float64 for the same rewards:
     /// `-logsigmoid(c - r).mean()`, TRL's centring, Eurus, the paper's normalised form.
     #[test]
     fn losses_match_pytorch() {
-        let (chosen, rejected) = ([0.7, -1.2, 3.0, 0.1, -0.4], [0.2, 0.9, -2.0, 0.3, -0.9]);
         let losses = [
             (Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 }, GOLDEN[0]),
             (Config::Center { coefficient: 0.01 }, GOLDEN[1]),
@@ -280,7 +307,7 @@ mod tests {
             (Config::Hinge { margin: Margin::Constant(1.0) }, GOLDEN[4]),
         ];
         for (term, expected) in losses {
-            let found = run(&term, &chosen, &rejected).loss;
+            let found = run(&term, &REWARDS).loss;
             assert!((found - expected).abs() < 1e-12, "{term:?}: {found} against {expected}");
         }
     }

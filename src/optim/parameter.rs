@@ -87,6 +87,11 @@ impl Parameters {
         self.items.iter().enumerate().map(|(i, p)| (ParameterId(i), p))
     }
 
+    /// How many numbers there are.
+    pub fn count(&self) -> usize {
+        self.items.iter().map(|p| p.master.elem_count()).sum()
+    }
+
     /// How many numbers are trained.
     pub fn trained_count(&self) -> usize {
         self.items.iter().filter(|p| !p.is_frozen).map(|p| p.master.elem_count()).sum()

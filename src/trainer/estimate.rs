@@ -1,7 +1,8 @@
-//! What a run will cost, from the lengths of its pairs and the shapes of its model: tokens, operations, memory, time.
+//! What a run will cost, from the lengths of its lists (pairs are lists of two) and the shapes of its model: tokens,
+//! operations, memory, time.
 
 use super::config::Config;
-use super::lengths::{Histogram, PairLengths, Sample, Spread};
+use super::lengths::{Histogram, ListLengths, Sample, Spread};
 use super::memory::{Activations, Memory, StepSize};
 use crate::model::DecoderConfig;
 use crate::model::flops::{FlopCounter, Flops, Work};
@@ -16,7 +17,7 @@ pub struct Inputs<'a> {
     pub config: &'a Config,
     pub memory: Memory,
     pub flops: FlopCounter,
-    /// Pairs of an epoch.
+    /// Pairs, or lists, of an epoch.
     pub pairs: u64,
     pub total_steps: u64,
     /// Its first steps, one at least.
@@ -40,19 +41,19 @@ impl<'a> Inputs<'a> {
     pub fn step_costs(&self, micro_batch_tokens: usize) -> Vec<StepCost> {
         let made = usize::try_from(self.total_steps).unwrap_or(usize::MAX);
         let steps = self.sample.steps().take(made);
-        steps.map(|(pairs, rows)| self.step_cost(pairs, rows, micro_batch_tokens)).collect()
+        steps.map(|(lists, rows)| self.step_cost(lists, rows, micro_batch_tokens)).collect()
     }
 
-    fn step_cost(&self, pairs: &[PairLengths], rows: u64, micro_batch_tokens: usize) -> StepCost {
-        let packed: Vec<u64> = pairs.iter().map(PairLengths::packed).collect();
+    fn step_cost(&self, lists: &[ListLengths], rows: u64, micro_batch_tokens: usize) -> StepCost {
+        let packed: Vec<u64> = lists.iter().map(ListLengths::packed).collect();
         let micro_batches = pack::micro_batches_of(packed.iter().map(|&n| n as usize), micro_batch_tokens);
         let sizes = micro_batches.into_iter().map(|range| packed[range].iter().sum());
         let size = StepSize::new(sizes, rows);
         let activations = self.memory.choose(size);
-        let flops = self.flops.count(pairs.iter().map(PairLengths::work).sum::<Work>());
+        let flops = self.flops.count(lists.iter().map(ListLengths::work).sum::<Work>());
         StepCost {
-            pairs: pairs.len() as u64,
-            plain_tokens: pairs.iter().map(PairLengths::plain).sum(),
+            pairs: lists.len() as u64,
+            plain_tokens: lists.iter().map(ListLengths::plain).sum(),
             size,
             activations,
             flops,
@@ -94,9 +95,9 @@ impl StepCost {
 /// Lengths of the sampled sequences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lengths {
-    /// What chosen and rejected share.
+    /// What the sequences of a list share.
     pub prompt: Spread,
-    /// Whole sequences, prompt included.
+    /// Whole sequences, prompt included: of each list the best, and the others.
     pub chosen: Spread,
     pub rejected: Spread,
     pub packed_pair: Spread,
@@ -118,6 +119,7 @@ pub struct Tokens {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
     pub pairs: u64,
+    /// Pairs, or lists, that were tokenized.
     pub sampled_pairs: u64,
     pub steps: u64,
     pub tokens: Tokens,
@@ -153,8 +155,8 @@ impl Estimate {
     pub fn new(inputs: &Inputs) -> Self {
         let Inputs { config, sample, memory, .. } = *inputs;
         let steps = inputs.step_costs(config.micro_batch_tokens);
-        let pairs = sample.pairs();
-        let of_epoch = |sum: u64| match pairs.len() as u64 {
+        let lists = sample.lists();
+        let of_epoch = |sum: u64| match lists.len() as u64 {
             n if n == inputs.pairs => sum,
             n => (sum as f64 * inputs.pairs as f64 / n.max(1) as f64).round() as u64,
         };
@@ -169,26 +171,27 @@ impl Estimate {
         let activations = Activations::ALL.into_iter().max_by_key(|&way| held(way));
         let rows = sample.rows();
         let peak = |step: &StepCost| memory.peak_bytes(step.activations, step.size, rows);
-        let spread = |value: &dyn Fn(&PairLengths) -> u64| Spread::of(pairs.iter().map(value));
+        let spread = |value: &dyn Fn(&ListLengths) -> u64| Spread::of(lists.iter().map(value));
+        let sequences = |of: fn(&[u32]) -> &[u32]| {
+            lists.iter().flat_map(move |list| of(&list.sequences)).map(|&tokens| u64::from(tokens))
+        };
         Self {
             pairs: inputs.pairs,
-            sampled_pairs: pairs.len() as u64,
+            sampled_pairs: lists.len() as u64,
             steps: inputs.total_steps,
             tokens: Tokens {
-                plain: of_epoch(pairs.iter().map(PairLengths::plain).sum()),
-                packed: of_epoch(pairs.iter().map(PairLengths::packed).sum()),
+                plain: of_epoch(lists.iter().map(ListLengths::plain).sum()),
+                packed: of_epoch(lists.iter().map(ListLengths::packed).sum()),
                 padded: of_epoch(sample.padded_tokens(batch)),
             },
             run_plain_tokens: mean(&|step| step.plain_tokens) * total,
             run_packed_tokens: mean(&|step| step.size.tokens) * total,
             lengths: Lengths {
-                prompt: spread(&|pair| pair.shared.into()),
-                chosen: spread(&|pair| pair.chosen.into()),
-                rejected: spread(&|pair| pair.rejected.into()),
-                packed_pair: spread(&PairLengths::packed),
-                histogram: Histogram::of(
-                    pairs.iter().flat_map(|pair| [pair.chosen, pair.rejected]).map(u64::from),
-                ),
+                prompt: spread(&|list| list.shared.into()),
+                chosen: Spread::of(sequences(|all| all.get(..1).unwrap_or(&[]))),
+                rejected: Spread::of(sequences(|all| all.get(1..).unwrap_or(&[]))),
+                packed_pair: spread(&ListLengths::packed),
+                histogram: Histogram::of(sequences(|all| all)),
             },
             step_tokens: Spread::of(steps.iter().map(|step| step.size.tokens)),
             step_plain_tokens: Spread::of(steps.iter().map(|step| step.plain_tokens)),
@@ -225,7 +228,7 @@ impl Estimate {
 pub(super) mod tests {
     use super::super::memory::{Budget, Storage};
     use super::*;
-    use crate::data::TokenPair;
+    use crate::data::{Ranking, TokenList};
     use crate::model::config::Dtype;
     use crate::model::{Family, Freeze};
 
@@ -265,11 +268,11 @@ pub(super) mod tests {
     /// `steps` steps of two pairs: 10 shared tokens, then 20 and 30 of their own.
     pub fn sample(steps: usize) -> Sample {
         let ids = |first: u32, len: u32| (0..10).chain(first..first + len).collect::<Vec<u32>>();
-        let pair = TokenPair {
+        let pair = TokenList {
             index: 0,
             origin: String::new(),
-            chosen: ids(100, 20),
-            rejected: ids(200, 30),
+            sequences: vec![ids(100, 20), ids(200, 30)],
+            ranking: Ranking::pair(),
             margin: None,
         };
         let mut sample = Sample::new(1000);

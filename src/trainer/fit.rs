@@ -2,6 +2,7 @@
 
 use super::config::{Config, Duration};
 use super::guard::{self, Alarm, Guard};
+use super::head_share::HeadShare;
 use super::log::{self, Log};
 use super::memory::Memory;
 use super::metrics::{EvalLine, StepLine};
@@ -11,10 +12,10 @@ use crate::base::interrupt;
 use crate::checkpoint::{self, Best, Checkpoints, LoopState, optimizer, trainer_state};
 use crate::data::loader::Batch;
 use crate::data::tokenize::EncodeConversation;
-use crate::data::{Example, TokenGroup, TokenPair, Tokenizer};
-use crate::eval::{self, EvalReport, Named, Origin, SequenceScorer, SplitReport, evaluate_split};
+use crate::data::{Example, TokenGroup, TokenList, Tokenizer};
+use crate::eval::{self, EvalReport, Named, Origin, Scored, SequenceScorer, SplitReport, evaluate_split};
 use crate::model::RewardModel;
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::config::Dtype;
 use crate::model::reward_model::HeadInit;
 use crate::objective::lambda::{self, Signals};
 use crate::optim::{self, AdamW, clip, schedule};
@@ -44,13 +45,15 @@ pub struct Setup<'a> {
     pub tokenizer: &'a Tokenizer,
     pub encoder: Arc<dyn EncodeConversation>,
     pub pad_token_id: u32,
-    /// Pairs whose rewards are compared after the final save.
-    pub probe: Vec<TokenPair>,
+    /// Lists whose rewards are compared after the final save.
+    pub probe: Vec<TokenList>,
     pub objective: Vec<objective::Config>,
     pub optim: &'a optim::Config,
     pub config: &'a Config,
     /// Taken before anything but the model is on its device: what is free then is what the run may use.
     pub memory: Memory,
+    /// The share of the pairs that each head of an ensemble learns from.
+    pub head_share: f64,
     pub guard: &'a guard::Config,
     pub log: &'a log::Config,
     pub eval_options: eval::Options,
@@ -135,7 +138,7 @@ struct Run<'a> {
     checkpoints: Checkpoints,
     state: LoopState,
     progress: Progress,
-    probe: Vec<TokenPair>,
+    probe: Vec<TokenList>,
     /// An update has begun, and `state` does not know of it yet: the parameters are neither of its step nor, for sure,
     /// of the next.
     updating: bool,
@@ -178,6 +181,7 @@ impl<'a> Run<'a> {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
             memory: setup.memory,
+            head_share: HeadShare { share: setup.head_share, seed: config.seed },
         };
         let run = Self {
             folder,
@@ -268,19 +272,19 @@ impl<'a> Run<'a> {
     }
 
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
-        self.check_margins(&batch.pairs)?;
+        self.check_margins(&batch.lists)?;
         let number = batch.step;
         let lambda = lambda::at(&self.objective, number - 1, self.total_steps, self.state.lambda);
         self.plan.terms = lambda::in_force(&self.objective, lambda);
-        let result = step(&self.plan, number, &self.model, &batch.pairs, &mut self.gradients)?;
+        let result = step(&self.plan, number, &self.model, &batch.lists, &mut self.gradients)?;
         let d = &result.diagnostics;
-        if number == 1 && d.ties * 2 > result.pairs as u64 && d.head_norm > 0.0 {
+        if number == 1 && d.ties * 2 > d.pairs as u64 && d.head_norm > 0.0 {
             return Err(Error::Training {
                 step: number,
                 reason: format!(
                     "{} of {} pairs have equal rewards: chosen and rejected look the same to the model; check the \
                      chat template and the rows (the first example is printed above)",
-                    d.ties, result.pairs
+                    d.ties, d.pairs
                 ),
             });
         }
@@ -312,12 +316,12 @@ impl<'a> Run<'a> {
     }
 
     /// A term that reads the margin column needs it in every row.
-    fn check_margins(&self, pairs: &[TokenPair]) -> Result<()> {
+    fn check_margins(&self, lists: &[TokenList]) -> Result<()> {
         let needed = self.plan.terms.iter().any(objective::Config::needs_margin_column);
-        match pairs.iter().find(|pair| needed && pair.margin.is_none()) {
+        match lists.iter().find(|list| needed && list.margin.is_none()) {
             None => Ok(()),
-            Some(pair) => Err(Error::Data {
-                path: pair.origin.clone().into(),
+            Some(list) => Err(Error::Data {
+                path: list.origin.clone().into(),
                 reason: "found no `margin`, which an objective with margin = \"column\" needs in every row"
                     .into(),
             }),
@@ -347,8 +351,8 @@ impl<'a> Run<'a> {
         self.raise(&alarms)?;
         self.state.metrics_bytes = self.log.bytes();
         let judged = judge(self.config.best_metric.as_deref(), &splits)?;
-        self.report =
-            (!splits.is_empty()).then(|| EvalReport::new(self.folder.display().to_string(), Named(splits)));
+        self.report = (!splits.is_empty())
+            .then(|| EvalReport::new(self.folder.display().to_string(), None, Named(splits)));
         let Some((metric, value)) = judged else { return Ok(false) };
         let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
         if improved {
@@ -422,24 +426,22 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Loads what was saved and scores the probe pairs with it: what is on disk is what was trained.
+    /// Loads what was saved and scores the probe lists with it: what is on disk is what was trained.
     fn verify_saved(&self, folder: &Path) -> Result<()> {
-        let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-        let saved = RewardModel::load(folder, self.model.device(), Some(self.model.dtype()), head)?;
-        let groups: Vec<TokenGroup> = self
-            .probe
-            .iter()
-            .map(|pair| TokenGroup { sequences: vec![pair.chosen.clone(), pair.rejected.clone()] })
-            .collect();
+        let device = self.model.device();
+        let saved = RewardModel::load(folder, device, Some(self.model.dtype()), HeadInit::default())?;
+        let groups: Vec<TokenGroup> =
+            self.probe.iter().map(|list| TokenGroup { sequences: list.sequences.clone() }).collect();
         let (trained, reloaded) = (self.model.score(&groups)?, saved.score(&groups)?);
         for (i, (a, b)) in trained.iter().flatten().zip(reloaded.iter().flatten()).enumerate() {
             // The head is saved in the compute dtype but used in f32 while training.
             let tolerance = if self.model.dtype() == Dtype::F32 { 0.0 } else { 0.05 };
-            if (a.reward - b.reward).abs() > tolerance * (1.0 + a.reward.abs()) {
-                return Err(Error::checkpoint(
-                    folder,
-                    format!("sequence {i} scored {} before saving and {} after", a.reward, b.reward),
-                ));
+            let lowest = |scored: &Scored| scored.disagreement.map_or(scored.reward, |heads| heads.min);
+            for (a, b) in [(a.reward, b.reward), (lowest(a), lowest(b))] {
+                if (a - b).abs() > tolerance * (1.0 + a.abs()) {
+                    let reason = format!("sequence {i} scored {a} before saving and {b} after");
+                    return Err(Error::checkpoint(folder, reason));
+                }
             }
         }
         Ok(())

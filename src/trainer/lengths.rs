@@ -1,47 +1,45 @@
-//! Lengths of tokenized pairs, in the order of a run: what its cost depends on.
+//! Lengths of tokenized lists (pairs are lists of two), in the order of a run: what its cost depends on.
 
-use crate::data::TokenPair;
+use crate::data::TokenList;
 use crate::model::flops::Work;
 use crate::model::pack;
 use std::ops::Range;
 
-/// Tokens of one pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PairLengths {
-    /// What both sequences begin with, and is packed once.
+/// Tokens of one list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListLengths {
+    /// What all sequences begin with, and is packed once.
     pub shared: u32,
-    /// Of the whole sequence.
-    pub chosen: u32,
-    pub rejected: u32,
+    /// Of the whole sequences, best first.
+    pub sequences: Vec<u32>,
 }
 
-impl PairLengths {
-    pub fn of(pair: &TokenPair) -> Self {
+impl ListLengths {
+    pub fn of(list: &TokenList) -> Self {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self {
-            shared: count(pack::shared_prefix(&[&pair.chosen, &pair.rejected])),
-            chosen: count(pair.chosen.len()),
-            rejected: count(pair.rejected.len()),
+            shared: count(pack::shared_prefix(&list.sequences)),
+            sequences: list.sequences.iter().map(|sequence| count(sequence.len())).collect(),
         }
     }
 
     /// Tokens with the prompt in each sequence.
     pub fn plain(&self) -> u64 {
-        u64::from(self.chosen) + u64::from(self.rejected)
+        self.sequences.iter().map(|&n| u64::from(n)).sum()
     }
 
     /// Tokens with the prompt once.
     pub fn packed(&self) -> u64 {
-        self.plain() - u64::from(self.shared)
+        self.plain() - u64::from(self.shared) * self.sequences.len().saturating_sub(1) as u64
     }
 
     pub fn longest(&self) -> u32 {
-        self.chosen.max(self.rejected)
+        self.sequences.iter().copied().max().unwrap_or(0)
     }
 
     /// What a decoder has to do for it.
     pub fn work(&self) -> Work {
-        let own = [self.chosen, self.rejected].map(|n| u64::from(n - self.shared));
+        let own: Vec<u64> = self.sequences.iter().map(|&n| u64::from(n - self.shared)).collect();
         Work::of_group(self.shared.into(), &own)
     }
 }
@@ -49,7 +47,7 @@ impl PairLengths {
 /// The lengths of the first steps of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    pairs: Vec<PairLengths>,
+    lists: Vec<ListLengths>,
     steps: Vec<SampledStep>,
     /// For each token id the last step that has it, from 1; 0 where none has.
     last_seen: Vec<u32>,
@@ -58,7 +56,7 @@ pub struct Sample {
 
 #[derive(Debug, Clone)]
 struct SampledStep {
-    pairs: Range<usize>,
+    lists: Range<usize>,
     rows: u64,
 }
 
@@ -69,27 +67,27 @@ impl Sample {
     }
 
     /// Adds the next step.
-    pub fn push_step(&mut self, pairs: &[TokenPair]) {
+    pub fn push_step(&mut self, lists: &[TokenList]) {
         let number = self.steps.len() as u32 + 1;
         let mut rows = 0;
-        for &id in pairs.iter().flat_map(|pair| pair.chosen.iter().chain(&pair.rejected)) {
+        for &id in lists.iter().flat_map(|list| &list.sequences).flatten() {
             let Some(seen) = self.last_seen.get_mut(id as usize) else { continue };
             rows += u64::from(*seen != number);
             self.rows += u64::from(*seen == 0);
             *seen = number;
         }
-        let start = self.pairs.len();
-        self.pairs.extend(pairs.iter().map(PairLengths::of));
-        self.steps.push(SampledStep { pairs: start..self.pairs.len(), rows });
+        let start = self.lists.len();
+        self.lists.extend(lists.iter().map(ListLengths::of));
+        self.steps.push(SampledStep { lists: start..self.lists.len(), rows });
     }
 
-    pub fn pairs(&self) -> &[PairLengths] {
-        &self.pairs
+    pub fn lists(&self) -> &[ListLengths] {
+        &self.lists
     }
 
-    /// The pairs of every step, and how many different tokens they have.
-    pub fn steps(&self) -> impl ExactSizeIterator<Item = (&[PairLengths], u64)> {
-        self.steps.iter().map(|step| (&self.pairs[step.pairs.clone()], step.rows))
+    /// The lists of every step, and how many different tokens they have.
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = (&[ListLengths], u64)> {
+        self.steps.iter().map(|step| (&self.lists[step.lists.clone()], step.rows))
     }
 
     /// Different tokens of all steps.
@@ -97,13 +95,13 @@ impl Sample {
         self.rows
     }
 
-    /// Tokens that batches of `batch` consecutive pairs have when every sequence is padded to its batch's longest.
+    /// Tokens that batches of `batch` consecutive lists have when every sequence is padded to its batch's longest.
     pub fn padded_tokens(&self, batch: usize) -> u64 {
-        let padded = |pairs: &[PairLengths]| {
-            let longest = pairs.iter().map(PairLengths::longest).max().unwrap_or(0);
-            2 * pairs.len() as u64 * u64::from(longest)
+        let padded = |lists: &[ListLengths]| {
+            let longest = lists.iter().map(ListLengths::longest).max().unwrap_or(0);
+            lists.iter().map(|list| list.sequences.len() as u64).sum::<u64>() * u64::from(longest)
         };
-        self.pairs.chunks(batch.max(1)).map(padded).sum()
+        self.lists.chunks(batch.max(1)).map(padded).sum()
     }
 }
 
@@ -153,13 +151,15 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Ranking;
 
-    fn pair(chosen: &[u32], rejected: &[u32]) -> TokenPair {
-        TokenPair {
+    fn list(sequences: &[&[u32]]) -> TokenList {
+        let ranks = (0..sequences.len() as u32).collect();
+        TokenList {
             index: 0,
             origin: String::new(),
-            chosen: chosen.to_vec(),
-            rejected: rejected.to_vec(),
+            sequences: sequences.iter().map(|ids| ids.to_vec()).collect(),
+            ranking: Ranking::new(ranks).unwrap(),
             margin: None,
         }
     }
@@ -167,16 +167,26 @@ mod tests {
     #[test]
     fn a_sample_counts_lengths_and_rows() {
         let mut sample = Sample::new(10);
-        sample.push_step(&[pair(&[1, 2, 3, 4], &[1, 2, 5]), pair(&[7, 8], &[7, 9])]);
-        sample.push_step(&[pair(&[1, 2], &[3])]);
-        let first = PairLengths { shared: 2, chosen: 4, rejected: 3 };
-        assert_eq!(sample.pairs()[0], first);
+        sample.push_step(&[list(&[&[1, 2, 3, 4], &[1, 2, 5]]), list(&[&[7, 8], &[7, 9]])]);
+        sample.push_step(&[list(&[&[1, 2], &[3]])]);
+        let first = ListLengths { shared: 2, sequences: vec![4, 3] };
+        assert_eq!(sample.lists()[0], first);
         assert_eq!((first.plain(), first.packed(), first.longest()), (7, 5, 4));
         assert_eq!(first.work(), Work::of_group(2, &[2, 1]));
-        let steps: Vec<(usize, u64)> = sample.steps().map(|(pairs, rows)| (pairs.len(), rows)).collect();
+        let steps: Vec<(usize, u64)> = sample.steps().map(|(lists, rows)| (lists.len(), rows)).collect();
         assert_eq!((steps, sample.rows()), (vec![(2, 8), (1, 3)], 8));
         // 4 sequences of 4; then 2 of 2.
         assert_eq!((sample.padded_tokens(2), sample.padded_tokens(1)), (20, 8 + 4 + 4));
+    }
+
+    #[test]
+    fn a_longer_list_shares_its_prompt_with_every_response() {
+        let lengths = ListLengths::of(&list(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 6, 7, 8]]));
+        assert_eq!((lengths.plain(), lengths.packed(), lengths.longest()), (12, 8, 5));
+        assert_eq!(lengths.work(), Work::of_group(2, &[2, 1, 3]));
+        let mut sample = Sample::new(10);
+        sample.push_step(&[list(&[&[1, 2, 3, 4], &[1, 5], &[6]]), list(&[&[1], &[2]])]);
+        assert_eq!(sample.padded_tokens(2), 5 * 4);
     }
 
     #[test]

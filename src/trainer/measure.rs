@@ -1,6 +1,7 @@
 //! Real optimizer steps that leave nothing behind.
 
 use super::config::Config;
+use super::head_share::HeadShare;
 use super::memory::Memory;
 use super::step::{StepPlan, step};
 use crate::base::interrupt;
@@ -33,7 +34,9 @@ pub fn measure(
 ) -> Result<Vec<MeasuredStep>> {
     let head = model.head();
     model.parameters_mut().set_decays(head, optim.decay_head);
-    let plan = StepPlan { terms, micro_batch_tokens: config.micro_batch_tokens, memory };
+    // Which pairs a head learns from makes no difference in time.
+    let head_share = HeadShare::ALL;
+    let plan = StepPlan { terms, micro_batch_tokens: config.micro_batch_tokens, memory, head_share };
     let mut optimizer = AdamW::new(optim, model.parameters())?;
     let mut gradients = model.gradients()?;
     let mut steps = Vec::new();
@@ -43,7 +46,7 @@ pub fn measure(
         }
         let batch = batch?;
         let start = Instant::now();
-        let result = step(&plan, batch.step, &model, &batch.pairs, &mut gradients)?;
+        let result = step(&plan, batch.step, &model, &batch.lists, &mut gradients)?;
         let lr = schedule::learning_rate(optim, batch.step - 1, total_steps);
         let scale = clip::factor(result.grad_norm, optim.max_grad_norm);
         optimizer.step(model.parameters_mut(), &gradients, lr, scale)?;

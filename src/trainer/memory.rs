@@ -44,6 +44,8 @@ impl Activations {
 pub struct Storage {
     /// Bytes of a value in forward and backward; below 4 there is a copy of every master.
     pub compute_bytes: u64,
+    /// Values of the heads of an ensemble beside the first.
+    pub further_heads: u64,
     /// Values that are trained, without the embedding.
     dense: u64,
     pub moment_kind: MomentKind,
@@ -71,6 +73,7 @@ impl Storage {
                 Dtype::F32 => F32,
                 Dtype::Bf16 | Dtype::F16 => 2,
             },
+            further_heads: 0,
             dense: 0,
             moment_kind: moments,
             dense_moments: 0,
@@ -94,6 +97,17 @@ impl Storage {
             }
         }
         storage
+    }
+
+    /// For an ensemble of so many heads, where [`Storage::new`] counts one.
+    pub fn with_heads(mut self, decoder: &DecoderConfig, heads: usize) -> Self {
+        let width = decoder.hidden_size as u64;
+        let (one, all) = (width, width * heads.max(1) as u64);
+        self.further_heads = all - one;
+        self.dense += self.further_heads;
+        self.dense_moments += moments::bytes(self.moment_kind, all);
+        self.dense_moments -= moments::bytes(self.moment_kind, one);
+        self
     }
 
     /// Values that are trained.
@@ -208,7 +222,7 @@ impl Memory {
         // Those of output and middle, of attention's output, of q, k and v before and after rotation; the normed input.
         let backward_of_attention = width * (4 * hidden + 3 * query + 4 * key_value);
         let backward = backward_of_mlp.max(backward_of_attention);
-        let parameters = decoder.parameter_count();
+        let parameters = decoder.parameter_count() + storage.further_heads;
         let row_gradient = if storage.embedding > 0 { F32 * hidden } else { 0 };
         let largest_parameter = F32 * embedding_count(decoder).max(hidden * intermediate);
         Self {
@@ -241,7 +255,8 @@ impl Memory {
     /// For a model that is loaded already.
     pub fn of_loaded(model: &RewardModel, config: &config::Config, moments: MomentKind) -> Self {
         let (decoder, device) = (model.config(), model.device());
-        let storage = Storage::new(decoder, model.dtype(), device.is_cpu(), model.frozen(), moments);
+        let storage = Storage::new(decoder, model.dtype(), device.is_cpu(), model.frozen(), moments)
+            .with_heads(decoder, model.head_count());
         let empty = Budget { bytes: None };
         let memory = Self::new(decoder, &storage, config, empty);
         let held = memory.masters + memory.compute_copies;
@@ -432,6 +447,24 @@ mod tests {
         let quantized = 100 * 64 + 4 * (2 * 64 * 64 + 3 * 64 * 128);
         let eight_bit = with(Freeze::default(), MomentKind::EightBit);
         assert_eq!(eight_bit.all_moments(), all.all_moments() - 6 * quantized + 8 * quantized / 256);
+    }
+
+    #[test]
+    fn further_heads_are_parameters_with_gradients_and_moments() {
+        let with = |heads, moments| {
+            let storage = Storage::new(&decoder(), Dtype::Bf16, true, Freeze::default(), moments);
+            let storage = storage.with_heads(&decoder(), heads);
+            assert_eq!(storage.trained(), decoder().parameter_count() + 64 * (heads as u64 - 1));
+            Memory::new(&decoder(), &storage, &config::Config::default(), Budget { bytes: None })
+        };
+        let (one, four) = (with(1, MomentKind::F32), with(4, MomentKind::F32));
+        assert_eq!(four.masters - one.masters, 4 * 3 * 64);
+        assert_eq!(four.compute_copies - one.compute_copies, 2 * 3 * 64);
+        assert_eq!(four.gradients(9) - one.gradients(9), 4 * 3 * 64);
+        assert_eq!(four.all_moments() - one.all_moments(), 8 * 3 * 64);
+        // 64 heads of 64 values are large enough for eight bits, with 16 blocks; one is not.
+        let (one, many) = (with(1, MomentKind::EightBit), with(64, MomentKind::EightBit));
+        assert_eq!(many.all_moments() - one.all_moments(), 2 * 64 * 64 + 8 * 16 - 8 * 64);
     }
 
     #[test]

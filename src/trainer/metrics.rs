@@ -47,7 +47,16 @@ pub struct StepLine {
     /// The weight of sum-to-zero in this step; absent without such a term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
+    /// How the heads of an ensemble differ, and the worst of them; absent with one head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_spread_mean: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_accuracy_min: Option<f64>,
+    /// Pairs that differ in gold, which accuracy and ties are of.
     pub pairs: usize,
+    /// Responses of the step, 2B of B pairs; 0 in files that had no such field yet.
+    #[serde(default)]
+    pub sequences: usize,
     pub tokens: usize,
     /// Wall time of the step: waiting for its data, forward, backward and update.
     pub seconds: f64,
@@ -91,7 +100,10 @@ impl StepLine {
             head_grad_norm: result.head_grad_norm,
             lr,
             lambda,
-            pairs: result.pairs,
+            head_spread_mean: result.ensemble.map(|e| e.spread_mean),
+            head_accuracy_min: result.ensemble.map(|e| e.accuracy_min),
+            pairs: d.pairs,
+            sequences: result.sequences,
             tokens: result.tokens,
             seconds,
         }

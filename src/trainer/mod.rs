@@ -4,6 +4,7 @@ pub mod config;
 pub mod estimate;
 pub mod fit;
 pub mod guard;
+pub mod head_share;
 pub mod lengths;
 pub mod log;
 pub mod measure;

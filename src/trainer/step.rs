@@ -1,17 +1,20 @@
-//! One optimizer step up to its gradients, exact over all of its pairs whatever the micro-batches.
+//! One optimizer step up to its gradients, exact over all of its lists (pairs are lists of two) whatever the
+//! micro-batches.
 //!
 //! Rewards are the seam: every micro-batch runs forward, the rewards of the whole step become a loss and dL/dr, and
 //! every micro-batch runs backward from its share of dL/dr.
 
+use super::head_share::HeadShare;
 use super::memory::{Activations, Memory, StepSize};
-use crate::data::TokenPair;
-use crate::diagnostics::{self, StepDiagnostics};
+use crate::data::{Ranking, TokenList};
+use crate::diagnostics::{self, EnsembleDiagnostics, StepDiagnostics};
 use crate::model::reward_head::NormGradient;
 use crate::model::reward_model::Pass;
 use crate::model::{Keep, Pack, RewardModel, pack};
-use crate::objective::{self, Batch};
+use crate::objective::{self, Batch, ensemble};
 use crate::optim::{Gradients, Norms};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// What a step computed before the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,12 +23,15 @@ pub struct StepResult {
     pub loss_bt: f64,
     /// The sum-to-zero penalty before its lambda.
     pub loss_bsr: f64,
+    /// Of the mean head, where there are several.
     pub diagnostics: StepDiagnostics,
+    /// Of several heads.
+    pub ensemble: Option<EnsembleDiagnostics>,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
-    /// The head's part of it.
+    /// The part of the head, or of all heads together.
     pub head_grad_norm: f64,
-    pub pairs: usize,
+    pub sequences: usize,
     /// Tokens of all sequences, a shared prompt counted in each.
     pub tokens: usize,
 }
@@ -37,23 +43,23 @@ pub struct StepPlan {
     /// Packed tokens computed at once.
     pub micro_batch_tokens: usize,
     pub memory: Memory,
+    pub head_share: HeadShare,
 }
 
-/// Runs `pairs` forward and backward and leaves the gradients of the loss in `gradients`.
+/// Runs `lists` forward and backward and leaves the gradients of the loss in `gradients`.
 ///
 /// # Errors
-/// [`Error::NonFinite`] naming the first pair and layer, or the first parameter, whose value or gradient is not
+/// [`Error::NonFinite`] naming the first response and layer, or the first parameter, whose value or gradient is not
 /// finite. Nothing is updated here, so the model is that of the step before.
 pub fn step(
     plan: &StepPlan,
     number: u64,
     model: &RewardModel,
-    pairs: &[TokenPair],
+    lists: &[TokenList],
     gradients: &mut Gradients,
 ) -> Result<StepResult> {
-    let groups: Vec<[Vec<u32>; 2]> = pairs.iter().map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
-    let micro_batches = pack::micro_batches(&groups, plan.micro_batch_tokens);
-    let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&groups[range.clone()])).collect();
+    let micro_batches = pack::micro_batches(lists, plan.micro_batch_tokens);
+    let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&lists[range.clone()])).collect();
     let rows = touched_rows(&packs);
     let sizes = packs.iter().map(|pack| pack.tokens() as u64);
     let activations = plan.memory.choose(StepSize::new(sizes, rows.len() as u64));
@@ -66,52 +72,49 @@ pub fn step(
     packs.iter().try_for_each(|pack| pack.upload(model.device()))?;
     let passes: Vec<Pass> = packs.iter().map(|pack| model.begin(pack, first_keep)).collect::<Result<_>>()?;
 
-    let (hidden, rewards) = model.read(&passes)?;
+    let (hidden, head_rewards) = model.read(&passes)?;
+    let rewards = head_rewards.mean();
     if let Some(at) = rewards.iter().position(|r| !r.is_finite()) {
-        return Err(non_finite_reward(number, model, &pairs[at / 2], at % 2 == 0, rewards[at]));
+        return Err(non_finite_reward(number, model, lists, at, rewards[at]));
     }
-    let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     let width = model.config().hidden_size;
     let norms: Vec<f64> = hidden.chunks_exact(width).map(diagnostics::norm).collect();
-    let (chosen_norms, rejected_norms): (Vec<f64>, Vec<f64>) =
-        norms.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
-    let margins: Vec<Option<f64>> = pairs.iter().map(|p| p.margin).collect();
+    let rankings: Vec<&Ranking> = lists.iter().map(|list| &list.ranking).collect();
+    let margins: Vec<Option<f64>> = lists.iter().map(|list| list.margin).collect();
     let batch = Batch {
-        chosen: &chosen,
-        rejected: &rejected,
-        chosen_norms: &chosen_norms,
-        rejected_norms: &rejected_norms,
+        rewards: &rewards,
+        norms: &norms,
+        rankings: &rankings,
         margins: &margins,
         micro_batches: &micro_batches,
     };
-    let value = objective::evaluate(&plan.terms, batch);
-    let loss_bt = objective::bradley_terry_loss(&chosen, &rejected);
-    let loss_bsr = objective::sum_to_zero_penalty(&plan.terms, batch);
-    let diagnostics = diagnostics::step(&hidden, &rewards, &model.head_weight()?);
+    let by_head = head_rewards.by_head();
+    let learners = plan.head_share.learners(by_head.len(), lists.iter().map(|list| list.index));
+    let heads = by_head.iter().zip(&learners);
+    let heads: Vec<_> = heads.map(|(rewards, learns)| ensemble::Head { rewards, learns }).collect();
+    let value = ensemble::evaluate(&plan.terms, batch, &heads);
+    let diagnostics = diagnostics::step(&hidden, &rewards, &rankings, &model.head_weight()?);
 
     gradients.start_step(&rows)?;
-    let in_turn = |chosen: &[f64], rejected: &[f64]| -> Vec<f64> {
-        chosen.iter().zip(rejected).flat_map(|(&c, &r)| [c, r]).collect()
+    let d_rewards = |sequences: Range<usize>| -> Vec<&[f64]> {
+        value.d_rewards.iter().map(|head| &head[sequences.clone()]).collect()
     };
-    let d_rewards = in_turn(&value.d_chosen, &value.d_rejected);
-    let d_norms = plan
-        .terms
-        .iter()
-        .any(objective::Config::reads_norms)
-        .then(|| in_turn(&value.d_chosen_norms, &value.d_rejected_norms));
-    model.head_backward(&hidden, &d_rewards, gradients)?;
-    for ((pass, pack), range) in passes.into_iter().zip(&packs).zip(&micro_batches) {
+    let reads_norms = plan.terms.iter().any(objective::Config::reads_norms);
+    model.head_backward(&hidden, &d_rewards(0..rewards.len()), gradients)?;
+    let mut end = 0;
+    for (pass, pack) in passes.into_iter().zip(&packs) {
+        let sequences = end..end + pack.read.len();
+        end = sequences.end;
         let tape = match pass.tape {
             Some(tape) => Some(tape),
             None => model.begin(pack, Keep::LayerInputs)?.tape,
         };
         if let Some(tape) = tape {
-            let sequences = 2 * range.start..2 * range.end;
-            let norms = d_norms.as_ref().map(|d_norms| NormGradient {
+            let norms = reads_norms.then(|| NormGradient {
                 hidden: &hidden[width * sequences.start..width * sequences.end],
-                d_norms: &d_norms[sequences.clone()],
+                d_norms: &value.d_norms[sequences.clone()],
             });
-            model.backward(tape, &d_rewards[sequences], norms, gradients)?;
+            model.backward(tape, &d_rewards(sequences), norms, gradients)?;
         }
     }
 
@@ -122,13 +125,14 @@ pub fn step(
     }
     Ok(StepResult {
         loss: value.loss,
-        loss_bt,
-        loss_bsr,
+        loss_bt: value.loss_bt,
+        loss_bsr: value.loss_bsr,
         diagnostics,
+        ensemble: diagnostics::ensemble(by_head, &rankings),
         grad_norm,
         head_grad_norm: norms.of(model.head()),
-        pairs: pairs.len(),
-        tokens: groups.iter().flatten().map(Vec::len).sum(),
+        sequences: rewards.len(),
+        tokens: lists.iter().map(TokenList::tokens).sum(),
     })
 }
 
@@ -140,14 +144,17 @@ fn touched_rows(packs: &[Pack]) -> Vec<u32> {
     rows
 }
 
-/// Runs the pair again to find the layer.
-fn non_finite_reward(step: u64, model: &RewardModel, pair: &TokenPair, chosen: bool, reward: f64) -> Error {
-    let (side, ids) = if chosen { ("chosen", &pair.chosen) } else { ("rejected", &pair.rejected) };
-    let place = model.first_non_finite(&Pack::new(&[[ids.clone()]]));
+/// Runs the sequence `at` of the step again to find the layer.
+fn non_finite_reward(step: u64, model: &RewardModel, lists: &[TokenList], at: usize, reward: f64) -> Error {
+    let mut sequences = lists.iter().flat_map(|list| (0..list.sequences.len()).map(move |i| (list, i)));
+    let Some((list, i)) = sequences.nth(at) else {
+        return Error::NonFinite { step, what: format!("reward {at}"), detail: reward.to_string() };
+    };
+    let place = model.first_non_finite(&Pack::new(&[[list.sequences[i].clone()]]));
     let place = place.unwrap_or_else(|error| format!("a layer that could not be found ({error})"));
     Error::NonFinite {
         step,
-        what: format!("the reward of the {side} response of {}", pair.origin),
+        what: format!("the reward of {} ({})", list.origin, list.ranking.name_of(i)),
         detail: format!("{reward}, first seen after {place}"),
     }
 }

@@ -26,7 +26,8 @@ pub struct Suggestion {
 /// largest. Below [`EFFICIENT`] only where nothing else fits.
 pub fn suggest(inputs: &Inputs, on_cpu: bool) -> Suggestion {
     let saturated = if on_cpu { SATURATED_ON_CPU } else { SATURATED_ON_GPU };
-    let most = inputs.sample.steps().map(|(pairs, _)| pairs.iter().map(|p| p.packed()).sum::<u64>()).max();
+    let most =
+        inputs.sample.steps().map(|(lists, _)| lists.iter().map(|list| list.packed()).sum::<u64>()).max();
     let most = usize::try_from(most.unwrap_or(0)).unwrap_or(usize::MAX);
     // A step of fewer tokens is one micro-batch anyway.
     let largest = saturated.min(most.checked_next_power_of_two().unwrap_or(saturated)).max(SMALLEST);

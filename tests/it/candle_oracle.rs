@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen2};
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{Keep, Pack, RewardModel, config::Dtype, config::HeadInitStd, reward_head};
+use rmtrain::model::{Keep, Pack, RewardModel, config::Dtype, reward_head};
 use serde_json::{Value, json};
 
 const IDS: [u32; 40] = {
@@ -21,7 +21,7 @@ const IDS: [u32; 40] = {
 
 /// A model from scratch, saved to a folder: our last hidden state, the weights as candle reads them, `config.json`.
 fn saved(shape: Value) -> (Vec<f32>, VarBuilder<'static>, Value, Vec<Vec<f32>>) {
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    let head = HeadInit { seed: 3, ..HeadInit::default() };
     let model = RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap();
     let folder = tempfile::tempdir().unwrap();
     model.save(folder.path(), 0, Dtype::F32).unwrap();

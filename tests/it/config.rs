@@ -52,6 +52,7 @@ fn the_smallest_configuration_takes_the_documented_defaults() {
     let config = valid(SMALLEST, &[]);
     assert_eq!(config.model.source, Source::Path("Qwen/Qwen2.5-3B".into()));
     assert_eq!(config.model.head_init_std, HeadInitStd::InverseSqrtHidden);
+    assert_eq!((config.model.heads, config.model.head_share), (1, 1.0));
     assert_eq!((config.data.max_length, config.data.overlong), (2048, Overlong::Drop));
     assert_eq!(config.objective, [Objective::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 }]);
     assert_eq!(config.optim, optim::Config::default());
@@ -200,13 +201,32 @@ fn a_loss_needs_a_preference_term_and_each_kind_once() {
         let problems = without(kind).unwrap_err();
         assert!(problems[0].contains("no preference term"), "{problems:?}");
     }
-    for kind in ["hinge", "normalized", "direct"] {
+    for kind in ["plackett-luce", "hinge", "normalized", "direct"] {
         assert!(without(kind).is_ok(), "{kind}");
     }
     let problems = parse(&format!("{SMALLEST}[[objective]]\nkind = \"bradley-terry\"\n"), &[]).unwrap_err();
     assert!(problems[0].contains("found a second \"bradley-terry\""), "{problems:?}");
     let problems = parse(SMALLEST.split("[[objective]]").next().unwrap(), &[]).unwrap_err();
     assert!(problems[0].starts_with("the file: objective: found nothing"), "{problems:?}");
+}
+
+#[test]
+fn lists_are_for_terms_that_mean_something_there() {
+    let listwise = |kind: &str| parse(&SMALLEST.replace("bradley-terry", kind), &["data.pairing=listwise"]);
+    for kind in ["plackett-luce", "bradley-terry", "hinge", "normalized"] {
+        assert_eq!(listwise(kind).unwrap().data.pairing, Pairing::Listwise, "{kind}");
+    }
+    let problems = listwise("direct").unwrap_err();
+    assert!(problems[0].contains("objective: found \"direct\", which speaks of a chosen"), "{problems:?}");
+    assert!(problems[0].contains("expected \"plackett-luce\" or"), "{problems:?}");
+    let center = r#"objective=[{kind="plackett-luce"},{kind="center"}]"#;
+    let problems = parse(SMALLEST, &["data.pairing=listwise", center]).unwrap_err();
+    assert!(problems[0].contains("found \"center\"") && problems.len() == 1, "{problems:?}");
+    let problems = parse(SMALLEST, &["data.max_responses=1"]).unwrap_err();
+    assert!(
+        problems[0].contains("data.max_responses: found 1, expected an integer from 2 to 1024"),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -326,15 +346,18 @@ fn model() -> impl Strategy<Value = model::Config> {
     ];
     let dtype = proptest::option::of(proptest::sample::select(vec![Dtype::F32, Dtype::Bf16]));
     let std = prop_oneof![Just(HeadInitStd::InverseSqrtHidden), positive().prop_map(HeadInitStd::Value)];
+    let heads = prop_oneof![Just((1, 1.0)), (2usize..=64, 0.001..=1.0)];
     let freeze =
         (any::<bool>(), any::<usize>()).prop_map(|(embeddings, layers)| model::Freeze { embeddings, layers });
-    (source, proptest::option::of(text()), dtype, std, freeze).prop_map(
-        |((source, tokenizer), revision, dtype, head_init_std, freeze)| model::Config {
+    (source, proptest::option::of(text()), dtype, std, heads, freeze).prop_map(
+        |((source, tokenizer), revision, dtype, head_init_std, (heads, head_share), freeze)| model::Config {
             source,
             tokenizer,
             revision,
             dtype,
             head_init_std,
+            heads,
+            head_share,
             freeze,
         },
     )
@@ -353,6 +376,7 @@ fn data() -> impl Strategy<Value = data::Config> {
         ..data::Config::default()
     });
     let overlong = vec![Overlong::Drop, Overlong::TruncatePromptLeft, Overlong::Error];
+    // Not listwise, which not every objective allows.
     let pairing = vec![Pairing::RandomTwo, Pairing::BestWorst, Pairing::BestRandom, Pairing::All];
     let template = prop_oneof![
         Just(ChatTemplateSource::Auto),
@@ -363,12 +387,22 @@ fn data() -> impl Strategy<Value = data::Config> {
         2usize..1 << 24,
         proptest::sample::select(overlong),
         any::<bool>(),
-        proptest::sample::select(pairing),
+        (proptest::sample::select(pairing), 2usize..=1024),
         text(),
         template,
     )
-        .prop_map(|(sources, max_length, overlong, shuffle, pairing, score_field, chat_template)| {
-            data::Config { max_length, overlong, shuffle, pairing, score_field, chat_template, ..sources }
+        .prop_map(|(sources, max_length, overlong, shuffle, lists, score_field, chat_template)| {
+            let (pairing, max_responses) = lists;
+            data::Config {
+                max_length,
+                overlong,
+                shuffle,
+                pairing,
+                max_responses,
+                score_field,
+                chat_template,
+                ..sources
+            }
         })
 }
 
@@ -383,6 +417,7 @@ fn objective() -> impl Strategy<Value = Vec<Objective>> {
         (positive(), positive())
             .prop_map(|(temperature, epsilon)| Objective::Normalized { temperature, epsilon }),
         Just(Objective::Direct),
+        Just(Objective::PlackettLuce),
     ];
     let scope = proptest::sample::select(vec![Scope::Global, Scope::MicroBatch]);
     let scale = proptest::sample::select(vec![Scale::Mean, Scale::Batch]);
@@ -525,6 +560,29 @@ fn a_schedule_has_its_own_keys_and_no_others() {
     ] {
         let problems = parse(&format!("{SMALLEST}{}", term(lines)), &[]).expect_err(lines);
         assert!(problems.len() == 1 && problems[0].contains(needle), "{lines}: {problems:?}");
+    }
+}
+
+#[test]
+fn heads_are_counted_and_shares_need_several() {
+    let several = valid(SMALLEST, &["model.heads=4", "model.head_share=0.7"]).model;
+    assert_eq!((several.heads, several.head_share), (4, 0.7));
+    for (set, expected) in [
+        ("model.heads=0", "found 0, expected an integer from 1 to 64"),
+        ("model.heads=65", "found 65, expected an integer from 1 to 64"),
+        (
+            "model.head_share=0.5",
+            "found 0.5 with one head, expected 1.0: nobody else learns from the other pairs",
+        ),
+    ] {
+        let (key, _) = set.split_once('=').unwrap();
+        let problems = parse(SMALLEST, &[set]).unwrap_err();
+        assert_eq!(problems, [format!("--set {set}: {key}: {expected}")]);
+    }
+    for share in ["0", "1.5", "nan"] {
+        let share = format!("model.head_share={share}");
+        let problems = parse(SMALLEST, &["model.heads=2", &share]).unwrap_err();
+        assert!(problems[0].contains("number above 0 and at most 1"), "{problems:?}");
     }
 }
 

@@ -7,8 +7,8 @@ use rmtrain::base::{Error, Result};
 use rmtrain::data::config::{ChatTemplateSource, Overlong, Pairing};
 use rmtrain::data::source::{HubDatasets, Rows, SourceFile, resolve};
 use rmtrain::data::{
-    Batch, DataReport, DropReason, EncodeConversation, Loader, Message, Order, PairStore, Preparation,
-    TokenPair, Tokenizer,
+    Batch, DataReport, DropReason, EncodeConversation, ListStore, Loader, Message, Order, Preparation,
+    TokenList, Tokenizer,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -269,6 +269,7 @@ impl World {
             max_length: 64,
             overlong: Overlong::Drop,
             pairing: Pairing::RandomTwo,
+            max_responses: 3,
             score_field: "overall_score".into(),
             seed: 3,
         };
@@ -281,17 +282,17 @@ impl World {
         SourceFile::local(path)
     }
 
-    fn store(&self, files: &[SourceFile]) -> Result<PairStore> {
+    fn store(&self, files: &[SourceFile]) -> Result<ListStore> {
         self.store_with(files, &mut |_| {})
     }
 
-    fn store_with(&self, files: &[SourceFile], progress: &mut dyn FnMut(&DataReport)) -> Result<PairStore> {
+    fn store_with(&self, files: &[SourceFile], progress: &mut dyn FnMut(&DataReport)) -> Result<ListStore> {
         let folder = self.folder.path().join("store");
-        PairStore::open_or_build(&folder, files, &self.preparation, self.encoder.as_ref(), progress)
+        ListStore::open_or_build(&folder, files, &self.preparation, self.encoder.as_ref(), progress)
     }
 
-    fn pairs(&self, store: &PairStore) -> Vec<TokenPair> {
-        (0..store.len()).map(|i| store.token_pair(i, self.encoder.as_ref()).unwrap()).collect()
+    fn pairs(&self, store: &ListStore) -> Vec<TokenList> {
+        (0..store.len()).map(|i| store.token_list(i, self.encoder.as_ref()).unwrap()).collect()
     }
 }
 
@@ -326,7 +327,8 @@ fn a_store_has_every_pair_in_order_and_counts_the_others() {
     ]);
     let store = world.store(&[a.clone(), b.clone()]).unwrap();
     let pairs = world.pairs(&store);
-    let shown: Vec<_> = pairs.iter().map(|p| (text(&p.chosen), text(&p.rejected), p.margin)).collect();
+    let shown: Vec<_> =
+        pairs.iter().map(|p| (text(&p.sequences[0]), text(&p.sequences[1]), p.margin)).collect();
     let expected = [("^p\nc\n", "^p\nr\n", Some(0.25)), ("^q\nhigh\n", "^q\nlow\n", None)];
     assert_eq!(shown, expected.map(|(c, r, m)| (c.to_string(), r.to_string(), m)));
     assert_eq!(pairs[1].origin, format!("{}:1", b.path.display()));
@@ -343,7 +345,7 @@ fn a_store_has_every_pair_in_order_and_counts_the_others() {
         ("unscored", 1),
     ];
     assert_eq!(reasons, expected.into());
-    assert!(store.token_pair(2, world.encoder.as_ref()).is_err());
+    assert!(store.token_list(2, world.encoder.as_ref()).is_err());
 }
 
 #[test]
@@ -358,7 +360,7 @@ fn the_rule_for_overlong_pairs_is_exact_at_the_limit() {
         world.store(&[file]).map(|store| (world.pairs(&store), store.report().clone()))
     };
     let (pairs, report) = with(Overlong::Drop, 48).unwrap();
-    assert_eq!((pairs[0].chosen.len(), report.truncated), (48, 0));
+    assert_eq!((pairs[0].sequences[0].len(), report.truncated), (48, 0));
     let error = with(Overlong::Drop, 47).unwrap_err().to_string();
     assert!(error.contains("no pair") && error.contains("1 overlong"), "{error}");
     let error = with(Overlong::Error, 47).unwrap_err();
@@ -367,10 +369,57 @@ fn the_rule_for_overlong_pairs_is_exact_at_the_limit() {
         "{error}"
     );
     let (pairs, report) = with(Overlong::TruncatePromptLeft, 20).unwrap();
-    assert_eq!(text(&pairs[0].chosen), format!("^{}\nchose\n", &prompt[28..]));
-    assert_eq!(text(&pairs[0].rejected), format!("^{}\nr\n", &prompt[28..]));
+    assert_eq!(text(&pairs[0].sequences[0]), format!("^{}\nchose\n", &prompt[28..]));
+    assert_eq!(text(&pairs[0].sequences[1]), format!("^{}\nr\n", &prompt[28..]));
     assert_eq!(report.truncated, 1);
     assert!(with(Overlong::TruncatePromptLeft, 5).unwrap_err().to_string().contains("1 overlong"));
+}
+
+#[test]
+fn a_row_becomes_one_list_that_does_without_what_cannot_be_compared() {
+    let mut world = World::new();
+    world.preparation.pairing = Pairing::Listwise;
+    let row = |responses: &[(&str, Option<f64>)]| {
+        let (responses, scores): (Vec<_>, Vec<_>) = responses.iter().copied().unzip();
+        json!({"prompt": "q", "responses": responses, "scores": scores})
+    };
+    let long = "x".repeat(100);
+    // So long that whether it fits is known only when it is tokenized.
+    let middle = "y".repeat(57);
+    let file = world.file(
+        "a.jsonl",
+        &[
+            row(&[("low", Some(1.0)), ("high", Some(2.0)), ("as high", Some(2.0)), ("unknown", None)]),
+            row(&[("low", Some(1.0)), (&long, Some(3.0)), (&middle, Some(2.0))]),
+            row(&[(&long, Some(1.0)), ("low", Some(0.0))]),
+            row(&[("a", Some(1.0)), ("b", Some(1.0)), ("c", Some(1.0))]),
+            row(&[("a", Some(1.0)), ("b", Some(2.0)), ("c", Some(3.0)), ("d", Some(4.0)), ("e", Some(5.0))]),
+            pair("p", "c", "r"),
+        ],
+    );
+    let store = world.store(std::slice::from_ref(&file)).unwrap();
+    let lists = world.pairs(&store);
+    let shown = |list: &TokenList| -> (Vec<String>, Vec<u32>) {
+        (list.sequences.iter().map(|ids| text(ids)).collect(), list.ranking.ranks().to_vec())
+    };
+    let rendered = |texts: &[&str]| -> Vec<String> { texts.iter().map(|t| format!("^q\n{t}\n")).collect() };
+    assert_eq!(shown(&lists[0]), (rendered(&["high", "as high", "low"]), vec![0, 0, 1]));
+    assert_eq!(shown(&lists[1]), (rendered(&[&middle, "low"]), vec![0, 1]));
+    assert_eq!((lists[2].sequences.len(), lists[2].ranking.ranks()), (3, &[0, 1, 2][..]));
+    assert_eq!(shown(&lists[3]), (vec!["^p\nc\n".into(), "^p\nr\n".into()], vec![0, 1]));
+    let report = store.report();
+    assert_eq!((report.rows, report.pairs, report.sequences), (6, 4, 3 + 2 + 3 + 2));
+    assert_eq!(report.dropped, [(DropReason::Overlong, 1), (DropReason::Tied, 1)].into());
+    let left_out = [(DropReason::Unscored, 1), (DropReason::Overlong, 1), (DropReason::TooManyResponses, 2)];
+    assert_eq!(report.left_out, left_out.into());
+    assert!(report.to_string().contains("lists"), "{report}");
+
+    world.preparation.overlong = Overlong::Error;
+    let error = world.store(&[file]).unwrap_err();
+    assert!(
+        matches!(error, Error::Row { line: 2, .. }) && error.to_string().contains("response 1 of 3, rank 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -457,7 +506,7 @@ fn the_store_does_not_depend_on_the_number_of_threads() {
     assert_eq!(make(1), make(5));
 }
 
-fn load(world: &World, store: &Arc<PairStore>, order: Order, steps: (u64, u64)) -> Vec<Batch> {
+fn load(world: &World, store: &Arc<ListStore>, order: Order, steps: (u64, u64)) -> Vec<Batch> {
     let loader = Loader::start(store.clone(), world.encoder.clone(), order, 7, steps.0, steps.1).unwrap();
     loader.collect::<Result<_>>().unwrap()
 }
@@ -469,11 +518,11 @@ fn batches_cover_every_epoch_and_a_later_start_sees_the_same() {
     let order = Order { len: 50, shuffle: true, seed: 5 };
     let batches = load(&world, &store, order, (1, 16));
     assert_eq!(batches.iter().map(|b| b.step).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
-    let sizes: Vec<usize> = batches.iter().map(|b| b.pairs.len()).collect();
+    let sizes: Vec<usize> = batches.iter().map(|b| b.lists.len()).collect();
     assert_eq!(sizes, [[7, 7, 7, 7, 7, 7, 7, 1], [7, 7, 7, 7, 7, 7, 7, 1]].concat());
     assert_eq!((batches[7].epoch, batches[15].epoch), (1.0, 2.0));
     let epoch =
-        |batches: &[Batch]| batches.iter().flat_map(|b| &b.pairs).map(|p| p.index).collect::<Vec<_>>();
+        |batches: &[Batch]| batches.iter().flat_map(|b| &b.lists).map(|p| p.index).collect::<Vec<_>>();
     let (first, second) = (epoch(&batches[..8]), epoch(&batches[8..]));
     assert_ne!(first, second);
     for items in [first, second] {
@@ -516,7 +565,7 @@ fn damage_on_disk_comes_in_the_place_of_its_step_and_ends_the_loading() {
     let loader = Loader::start(store, world.encoder.clone(), order, 10, 1, 4).unwrap();
     let steps: Vec<_> = loader.map(|b| b.map(|b| b.step).map_err(|e| e.to_string())).collect();
     assert_eq!((&steps[..2], steps.len()), (&[Ok(1), Ok(2)][..], 3));
-    assert!(steps[2].as_ref().unwrap_err().contains("pair 25"), "{:?}", steps[2]);
+    assert!(steps[2].as_ref().unwrap_err().contains("example 25"), "{:?}", steps[2]);
 }
 
 /// Where real data sets lie, if they do.

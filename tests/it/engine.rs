@@ -2,9 +2,10 @@
 
 use crate::shared;
 use candle_core::Device;
+use rmtrain::data::Ranking;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::weights::WeightFiles;
-use rmtrain::model::{Freeze, Keep, Pack, RewardModel, config::HeadInitStd};
+use rmtrain::model::{Freeze, Keep, Pack, RewardModel};
 use rmtrain::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use rmtrain::objective::{self, Batch};
 use serde_json::Value;
@@ -13,8 +14,7 @@ use std::path::{Path, PathBuf};
 type Group = Vec<Vec<u32>>;
 
 fn load(folder: &Path) -> RewardModel {
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
-    RewardModel::load(folder, &Device::Cpu, None, head).unwrap()
+    RewardModel::load(folder, &Device::Cpu, None, HeadInit::default()).unwrap()
 }
 
 fn golden(name: &str) -> (PathBuf, Value) {
@@ -54,7 +54,6 @@ fn step(
     let packs: Vec<Pack> = micro_batches.iter().map(|range| Pack::new(&pairs[range.clone()])).collect();
     let forwards: Vec<_> = packs.iter().map(|pack| model.forward(pack, keep).unwrap()).collect();
     let rewards: Vec<f64> = forwards.iter().flat_map(|f| f.rewards.clone()).collect();
-    let (chosen, rejected): (Vec<f64>, Vec<f64>) = rewards.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     let terms = [
         objective::Config::BradleyTerry { margin: Margin::None, label_smoothing: 0.0 },
         objective::Config::SumToZero {
@@ -64,13 +63,12 @@ fn step(
             schedule: LambdaSchedule::default(),
         },
     ];
-    let (margins, norms) = (vec![None; pairs.len()], vec![1.0; pairs.len()]);
+    let pair = Ranking::pair();
     let batch = Batch {
-        chosen: &chosen,
-        rejected: &rejected,
-        chosen_norms: &norms,
-        rejected_norms: &norms,
-        margins: &margins,
+        rewards: &rewards,
+        norms: &vec![1.0; rewards.len()],
+        rankings: &vec![&pair; pairs.len()],
+        margins: &vec![None; pairs.len()],
         micro_batches: &micro_batches,
     };
     let value = objective::evaluate(&terms, batch);
@@ -81,12 +79,10 @@ fn step(
     rows.dedup();
     gradients.start_step(&rows).unwrap();
     let hidden: Vec<f32> = forwards.iter().flat_map(|f| f.hidden.clone()).collect();
-    let d_all: Vec<f64> = (0..pairs.len()).flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-    model.head_backward(&hidden, &d_all, &gradients).unwrap();
+    model.head_backward(&hidden, &[&value.d_rewards], &gradients).unwrap();
     for (forward, range) in forwards.into_iter().zip(&micro_batches) {
-        let d_rewards: Vec<f64> =
-            range.clone().flat_map(|i| [value.d_chosen[i], value.d_rejected[i]]).collect();
-        model.backward(forward.tape.unwrap(), &d_rewards, None, &gradients).unwrap();
+        let d_rewards = &value.d_rewards[2 * range.start..2 * range.end];
+        model.backward(forward.tape.unwrap(), &[d_rewards], None, &gradients).unwrap();
     }
     let dense = model.parameters().iter().map(|(id, parameter)| {
         let sum = gradients.sum(id).tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -233,7 +229,7 @@ fn wide_model() -> RewardModel {
         "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
         "max_position_embeddings": 4096,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    let head = HeadInit { seed: 3, ..HeadInit::default() };
     RewardModel::random(shape.as_object().unwrap(), &Device::Cpu, None, head).unwrap()
 }
 
@@ -247,7 +243,7 @@ fn rewards_and_gradients(
     let mut gradients = model.gradients().unwrap();
     gradients.start_step(&(0..model.config().vocab_size as u32).collect::<Vec<_>>()).unwrap();
     let forward = model.forward(&pack, Keep::Activations).unwrap();
-    model.backward(forward.tape.unwrap(), d_rewards, None, &gradients).unwrap();
+    model.backward(forward.tape.unwrap(), &[d_rewards], None, &gradients).unwrap();
     let dense =
         gradients.iter().map(|(_, g)| g.sum().tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap());
     (forward.rewards, dense.collect())

@@ -4,7 +4,7 @@ use clap::Parser;
 use rmtrain::Error;
 use rmtrain::commands::{eval, score};
 use rmtrain::eval::{By, EvalReport, Metric};
-use rmtrain::model::config::{Dtype, HeadInitStd};
+use rmtrain::model::config::Dtype;
 use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{DeviceChoice, RewardModel};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ pub(crate) fn write_model(folder: &Path) {
         "initializer_range": 0.3
     });
     let device = DeviceChoice::Cpu.open().unwrap();
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 3 };
+    let head = HeadInit { seed: 3, ..HeadInit::default() };
     let model = RewardModel::random(config.as_object().unwrap(), &device, Some(Dtype::F32), head).unwrap();
     fs::create_dir_all(folder).unwrap();
     model.save(folder, 257, Dtype::F32).unwrap();
@@ -361,7 +361,7 @@ fn world_with_splits() -> World {
         .zip(0..)
         .map(|(t, i)| {
             json!({"prompt": format!("question {i}"), "chosen": t[0], "rejected": t[1], "subset": (["easy", "hard"][i % 2]),
-                   "source": "s", "chosen-model": "m1", "rejected-model": ["m2", "m3"][i % 2]})
+                   "source": "s", "chosen-model": "m1", "rejected-model": (["m2", "m3"][i % 2])})
         })
         .collect();
     let ranked: Vec<Value> = texts

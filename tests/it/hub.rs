@@ -135,6 +135,7 @@ impl Hub {
             ("tokenizer.json", b"{\"a\":1}".to_vec()),
             ("chat_template.jinja", b"{{ messages }}".to_vec()),
             ("generation_config.json", b"{}".to_vec()),
+            ("heads.safetensors", noise(4, 300)),
             ("model.safetensors.index.json", index.to_string().into_bytes()),
             ("model-00001-of-00002.safetensors", noise(1, 100_000)),
             ("model-00002-of-00002.safetensors", noise(2, 50_000)),
@@ -311,6 +312,7 @@ fn a_sharded_model_brings_what_is_needed_and_only_once() {
     assert_eq!(read(&folder, "model-00001-of-00002.safetensors"), noise(1, 100_000));
     assert_eq!(read(&folder, "model-00002-of-00002.safetensors"), noise(2, 50_000));
     assert_eq!(read(&folder, "chat_template.jinja"), b"{{ messages }}");
+    assert_eq!(read(&folder, "heads.safetensors"), noise(4, 300));
     let asked = hub.requests();
     for unwanted in ["pytorch_model.bin", "README.md", "onnx"] {
         assert!(asked.iter().all(|r| !r.path.contains(unwanted)), "{asked:?}");

@@ -7,7 +7,7 @@ use candle_core::Device;
 use rmtrain::data::TokenGroup;
 use rmtrain::eval::score_groups;
 use rmtrain::model::reward_model::HeadInit;
-use rmtrain::model::{ArmoRm, RewardModel, config::HeadInitStd};
+use rmtrain::model::{ArmoRm, RewardModel};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ fn a_wrong_folder_names_its_file_and_key() {
 
 #[test]
 fn a_gated_model_is_not_trained() {
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit::default();
     let error = RewardModel::load(&golden(), &Device::Cpu, None, head).unwrap_err();
     assert!(error.to_string().contains("scores but is not trained"), "{error}");
     assert_eq!(error.exit_code(), 2);

@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod doctor;
 mod engine;
+mod ensemble;
 mod eval_score;
 mod hub;
 mod label;

@@ -50,9 +50,15 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
+    /// The built binary in this folder.
+    pub(crate) fn rmtrain(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rmtrain"));
         command.current_dir(self.0.path());
+        command
+    }
+
+    pub(crate) fn fit(&self, out: &str, flags: &[&str]) -> Command {
+        let mut command = self.rmtrain();
         command.args(["fit", "--config", "run.toml", "--out", out]).args(flags);
         command
     }
@@ -71,7 +77,7 @@ pub(crate) fn succeed(output: Output) -> String {
 }
 
 /// The lines of `metrics.jsonl` without what depends on the clock.
-fn metrics(run: &Path) -> Vec<Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -81,12 +87,12 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(timeless).collect()
 }
 
-fn steps(run: &Path) -> Vec<Value> {
+pub(crate) fn steps(run: &Path) -> Vec<Value> {
     metrics(run).into_iter().filter(|line| line["kind"] == "step").collect()
 }
 
 /// Every file of a folder with its bytes.
-fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -99,7 +105,7 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[track_caller]
-fn assert_same_run(a: &Path, b: &Path) {
+pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
     let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
@@ -143,6 +149,7 @@ fn a_run_writes_what_it_promises_and_learns() {
         "head_grad_norm",
         "lr",
         "pairs",
+        "sequences",
         "tokens",
     ];
     for step in &steps {
@@ -197,6 +204,81 @@ fn nothing_but_the_configuration_decides_the_result() {
         .zip(&steps(&plain))
         .any(|(a, b)| (penalty(a) - penalty(b)).abs() > 1e-3 * penalty(b).abs());
     assert!(difference, "the penalty per micro-batch is another objective");
+}
+
+const PLACKETT_LUCE: &str = r#"objective=[{kind="plackett-luce"},{kind="sum-to-zero",lambda=0.1}]"#;
+
+#[test]
+fn of_pairs_plackett_luce_trains_as_bradley_terry_to_the_bit() {
+    let folder = Folder::new();
+    let bradley_terry = folder.fitted("bradley-terry", &[]);
+    let plackett_luce = folder.fitted("plackett-luce", &["--set", PLACKETT_LUCE]);
+    assert_same_run(&bradley_terry, &plackett_luce);
+}
+
+#[test]
+fn lists_train_whatever_the_micro_batches_and_resume_to_the_bit() {
+    let folder = Folder::new();
+    let world = Command::new(env!("CARGO_BIN_EXE_rmtrain"))
+        .current_dir(folder.path("."))
+        .args(["sandbox", "--out", "world", "--prompts", "60", "--seed", "1"])
+        .output();
+    succeed(world.unwrap());
+    let sets = [
+        "model.tokenizer=world/tokenizer",
+        r#"data.train=["world/splits/response-disjoint.jsonl"]"#,
+        r#"data.eval=["world/splits/in-domain.jsonl"]"#,
+        "data.pairing=listwise",
+        "train.max_steps=18",
+        "train.keep_last=9",
+    ];
+    let with = |objective: &'static str, more: &[&'static str]| -> Vec<&'static str> {
+        sets.iter().chain([&objective]).chain(more).flat_map(|set| ["--set", *set]).collect()
+    };
+    let flags = |more: &[&'static str]| with(PLACKETT_LUCE, &[&["data.max_responses=3"][..], more].concat());
+    let stderr = succeed(folder.fit("plain", &flags(&[])).output().unwrap());
+    for needle in ["first example, response 3 of 3, rank", "too-many-responses", "lists, 18 steps of 4 lists"]
+    {
+        assert!(stderr.contains(needle), "no {needle:?} in\n{stderr}");
+    }
+    let plain = folder.path("plain");
+    let lines = steps(&plain);
+    let (pairs, sequences) = (lines[0]["pairs"].as_u64().unwrap(), lines[0]["sequences"].as_u64().unwrap());
+    assert_eq!(sequences, 12);
+    // Of three there are three pairs, or two where two are tied.
+    assert!((8..=12).contains(&pairs), "{pairs}");
+    let mean =
+        |lines: &[Value]| lines.iter().map(|l| l["loss"].as_f64().unwrap()).sum::<f64>() / lines.len() as f64;
+    assert!(mean(&lines[12..]) < mean(&lines[..6]), "the loss did not fall");
+
+    for (name, set) in [
+        ("one", "train.micro_batch_tokens=1"),
+        ("all", "train.micro_batch_tokens=1000000"),
+        ("recompute", "train.activations=recompute"),
+        ("rewards-first", "train.activations=rewards-first"),
+    ] {
+        assert_same_run(&plain, &folder.fitted(name, &flags(&[set])));
+    }
+
+    let run = folder.fitted("run", &flags(&[]));
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [12, 15, 16, 18] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let resume = [flags(&[]), vec!["--resume"]].concat();
+    assert!(succeed(folder.fit("run", &resume).output().unwrap()).contains("after step 9"));
+    assert_same_run(&plain, &run);
+
+    let other = [with(PLACKETT_LUCE, &["data.max_responses=4"]), vec!["--resume"]].concat();
+    let output = folder.fit("run", &other).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("data.max_responses: found 4, expected 3"), "{stderr}");
+    // Bradley-Terry takes the same lists, pair by pair.
+    let by_pairs = with(r#"objective=[{kind="bradley-terry"}]"#, &["data.max_responses=3"]);
+    let line = &steps(&folder.fitted("by-pairs", &by_pairs))[0];
+    assert_eq!(line["loss"], line["loss_bt"]);
+    assert_eq!(line["loss_bt"], lines[0]["loss_bt"]);
 }
 
 /// The tensors of a folder's weights.

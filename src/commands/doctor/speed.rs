@@ -2,8 +2,8 @@
 
 use crate::base::median::median;
 use crate::base::rng;
-use crate::data::TokenPair;
 use crate::data::loader::Batch;
+use crate::data::{Ranking, TokenList};
 use crate::kernels::cuda;
 use crate::model::config::Dtype;
 use crate::model::device_speed::peak_tflops;
@@ -127,8 +127,8 @@ pub(super) fn run(name: &str, load: Load, device: &Device) -> Result<Speed> {
     ];
     let prompt = tokens / 3;
     let batches = (1..=WARMUP + steps).map(|step| {
-        let pairs = (0..pairs).map(|i| pair(step, i as u64, prompt, tokens, shape.vocabulary)).collect();
-        Ok(Batch { step, epoch: 0.0, pairs })
+        let lists = (0..pairs).map(|i| pair(step, i as u64, prompt, tokens, shape.vocabulary)).collect();
+        Ok(Batch { step, epoch: 0.0, lists })
     });
     cuda::memory::reset_peak(device)?;
     let memory = Memory::of_loaded(&model, &config, optim.moments);
@@ -160,13 +160,14 @@ pub(super) fn run(name: &str, load: Load, device: &Device) -> Result<Speed> {
 }
 
 /// Random tokens; the first of each response keeps the two apart, so that exactly the prompt is shared.
-fn pair(step: u64, index: u64, prompt: usize, tokens: usize, vocabulary: usize) -> TokenPair {
+fn pair(step: u64, index: u64, prompt: usize, tokens: usize, vocabulary: usize) -> TokenList {
     let mut rng = rng::stream(step, "doctor:speed", index);
     let mut draw = |count: usize| -> Vec<u32> {
         (0..count).map(|_| (2 + rng::below(&mut rng, vocabulary - 2)) as u32).collect()
     };
     let prompt = draw(prompt);
     let mut response = |first: u32| [prompt.as_slice(), &[first], &draw(tokens - prompt.len() - 1)].concat();
-    let (chosen, rejected) = (response(0), response(1));
-    TokenPair { index, origin: format!("doctor:{step}:{index}"), chosen, rejected, margin: None }
+    let sequences = vec![response(0), response(1)];
+    let origin = format!("doctor:{step}:{index}");
+    TokenList { index, origin, sequences, ranking: Ranking::pair(), margin: None }
 }

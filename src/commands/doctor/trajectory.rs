@@ -2,11 +2,11 @@
 
 use crate::Result;
 use crate::base::rng;
-use crate::data::TokenPair;
 use crate::data::loader::Batch;
+use crate::data::{Ranking, TokenList};
 use crate::kernels::cuda;
 use crate::model::RewardModel;
-use crate::model::config::{Dtype, HeadInitStd};
+use crate::model::config::Dtype;
 use crate::model::reward_model::HeadInit;
 use crate::objective::config::{LambdaSchedule, Margin, Scale, Scope};
 use crate::optim::config::{Schedule, Warmup};
@@ -46,9 +46,14 @@ impl Trajectory {
 
 /// The run in f32 and in bf16 on `device`.
 pub(super) fn compare(device: &Device, steps: u64) -> Result<Vec<Trajectory>> {
-    let reference = losses(&Device::Cpu, Dtype::F32, steps)?;
+    compare_heads(device, steps, 1)
+}
+
+/// With so many heads.
+fn compare_heads(device: &Device, steps: u64, heads: usize) -> Result<Vec<Trajectory>> {
+    let reference = losses(&Device::Cpu, Dtype::F32, steps, heads)?;
     let trajectory = |(dtype, name, bound)| {
-        let losses = cuda::on(device, || losses(device, name, steps))?;
+        let losses = cuda::on(device, || losses(device, name, steps, heads))?;
         let first = reference.first().copied().unwrap_or(1.0);
         let differences = losses.iter().zip(&reference).map(|(a, b)| (a - b).abs() / first);
         // NaN is passed over by `max`, so it is looked for on its own.
@@ -65,12 +70,12 @@ pub(super) fn compare(device: &Device, steps: u64) -> Result<Vec<Trajectory>> {
 }
 
 /// The loss of every step.
-fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
+fn losses(device: &Device, dtype: Dtype, steps: u64, heads: usize) -> Result<Vec<f64>> {
     let shape = json!({
         "model_type": "qwen2", "vocab_size": VOCAB, "hidden_size": 128, "intermediate_size": 256,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
     });
-    let head = HeadInit { std: HeadInitStd::InverseSqrtHidden, seed: 0 };
+    let head = HeadInit { count: heads, ..HeadInit::default() };
     let shape = shape.as_object().cloned().unwrap_or_default();
     let model = RewardModel::random(&shape, device, Some(dtype), head)?;
     let config = trainer::Config { micro_batch_tokens: MICRO_BATCH_TOKENS, ..trainer::Config::default() };
@@ -90,8 +95,8 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
         },
     ];
     let batches = (1..=steps).map(|step| {
-        let pairs = (0..PAIRS).map(|i| pair(step * PAIRS + i)).collect();
-        Ok(Batch { step, epoch: 0.0, pairs })
+        let lists = (0..PAIRS).map(|i| pair(step * PAIRS + i)).collect();
+        Ok(Batch { step, epoch: 0.0, lists })
     });
     let memory = Memory::of_loaded(&model, &config, optim.moments);
     let steps = measure(model, &config, &optim, terms, memory, batches, steps)?;
@@ -99,7 +104,7 @@ fn losses(device: &Device, dtype: Dtype, steps: u64) -> Result<Vec<f64>> {
 }
 
 /// A pair of 20 to 140 tokens: the chosen response is of low tokens, the rejected one of high ones.
-fn pair(index: u64) -> TokenPair {
+fn pair(index: u64) -> TokenList {
     let mut rng = rng::stream(0, "doctor:pairs", index);
     let [prompt, chosen, rejected] = [80, 60, 60].map(|most| 10 + rng::below(&mut rng, most));
     let mut tokens = |count: usize, from: usize| -> Vec<u32> {
@@ -107,11 +112,11 @@ fn pair(index: u64) -> TokenPair {
     };
     let prompt = tokens(prompt, VOCAB / 4);
     let (chosen, rejected) = (tokens(chosen, 0), tokens(rejected, VOCAB / 2));
-    TokenPair {
+    TokenList {
         index,
         origin: format!("doctor:{index}"),
-        chosen: [prompt.as_slice(), &chosen].concat(),
-        rejected: [prompt.as_slice(), &rejected].concat(),
+        sequences: vec![[prompt.as_slice(), &chosen].concat(), [prompt.as_slice(), &rejected].concat()],
+        ranking: Ranking::pair(),
         margin: None,
     }
 }
@@ -131,6 +136,9 @@ mod tests {
         assert_eq!(dtypes, [DType::F32, DType::BF16]);
         assert!(runs.iter().all(|run| run.losses.windows(2).all(|pair| pair[0] != pair[1])), "{runs:?}");
         assert_ne!(runs[0].losses, runs[1].losses);
+        let of_heads = compare_heads(&Device::Cpu, 3, 3)?;
+        assert!(of_heads.iter().all(Trajectory::passes), "{of_heads:?}");
+        assert_ne!(of_heads[0].losses, runs[0].losses);
         Ok(())
     }
 }

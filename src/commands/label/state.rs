@@ -3,7 +3,7 @@
 use crate::base::{atomic, reader::Words};
 use crate::commands::loaded::LoadedModel;
 use crate::data::source::SourceFile;
-use crate::eval::LabelOptions;
+use crate::eval::{LabelOptions, Reduce};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,9 @@ pub(super) struct Settings {
     score_field: String,
     reorder: bool,
     objectives: bool,
+    /// How the rewards of an ensemble's heads are reduced; absent where it is by their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reduce: Option<Reduce>,
     max_length: usize,
 }
 
@@ -73,9 +76,9 @@ impl Model {
 }
 
 impl Settings {
-    pub fn of(label: &LabelOptions, max_length: usize) -> Self {
+    pub fn of(label: &LabelOptions, reduce: Option<Reduce>, max_length: usize) -> Self {
         let LabelOptions { score_field, reorder, objectives } = label.clone();
-        Self { score_field, reorder, objectives, max_length }
+        Self { score_field, reorder, objectives, reduce, max_length }
     }
 }
 
@@ -139,6 +142,11 @@ impl State {
         compare("--score-field", &was.score_field, &is.score_field);
         compare("--reorder", &was.reorder, &is.reorder);
         compare("--objectives", &was.objectives, &is.objectives);
+        let reduce = |settings: &Settings| match settings.reduce.unwrap_or_default() {
+            Reduce::Mean => "mean",
+            Reduce::Min => "min",
+        };
+        compare("--reduce", &reduce(was), &reduce(is));
         compare("--max-length", &was.max_length, &is.max_length);
         if differences.is_empty() {
             return Ok(());
@@ -168,6 +176,7 @@ mod tests {
             score_field: "overall_score".into(),
             reorder: false,
             objectives: false,
+            reduce: None,
             max_length: 10,
         };
         State::new(vec![input.clone(), input], model, settings)
@@ -200,9 +209,11 @@ mod tests {
         let mut other = state();
         other.inputs[1].sha256 = "zz".into();
         other.settings.reorder = true;
+        other.settings.reduce = Some(Reduce::Min);
         let error = other.refuse_other(&state(), output).unwrap_err().to_string();
         assert!(error.contains("SHA-256 of input a.jsonl: was aa, is zz"), "{error}");
         assert!(error.contains("--reorder: was false, is true"), "{error}");
+        assert!(error.contains("--reduce: was mean, is min"), "{error}");
         assert!(!error.contains("--score-field"), "{error}");
         other.inputs.pop();
         let error = other.refuse_other(&state(), output).unwrap_err().to_string();

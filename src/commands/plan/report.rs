@@ -45,14 +45,15 @@ fn data(plan: &Plan) -> Vec<(String, String)> {
         data.dropped.iter().map(|(reason, &n)| format!("{} {reason}", grouped(n))).collect();
     let dropped = if dropped.is_empty() { String::new() } else { format!(" ({})", dropped.join(", ")) };
     let tokens = &estimate.tokens;
+    let noun = data.noun();
     vec![
-        row("pairs", format!("{} from {} rows", grouped(data.pairs), grouped(data.rows))),
+        row(noun, format!("{} from {} rows", grouped(data.pairs), grouped(data.rows))),
         row("dropped", format!("{}{dropped}", grouped(data.dropped_total()))),
         row("truncated", grouped(data.truncated)),
         row(
             "tokenized",
             format!(
-                "{} of {} pairs, in the run's order",
+                "{} of {} {noun}, in the run's order",
                 grouped(estimate.sampled_pairs),
                 grouped(data.pairs)
             ),
@@ -69,7 +70,7 @@ fn data(plan: &Plan) -> Vec<(String, String)> {
         row(
             "tokens, padded",
             format!(
-                "{} an epoch, were {} pairs padded to their longest: {:.2} times the packed ones",
+                "{} an epoch, were {} {noun} padded to their longest: {:.2} times the packed ones",
                 grouped(tokens.padded),
                 PADDED_BATCH_PAIRS.min(plan.config.train.batch_pairs),
                 estimate.padding_factor()
@@ -80,6 +81,10 @@ fn data(plan: &Plan) -> Vec<(String, String)> {
 
 fn lengths(plan: &Plan) -> Vec<(String, String)> {
     let lengths = &plan.estimate.lengths;
+    let [best, others, packed] = match plan.data.noun() {
+        "pairs" => ["chosen", "rejected", "pair, packed"],
+        _ => ["best", "others", "list, packed"],
+    };
     let line = |name: &str, spread: &Spread| {
         let Spread { median, p95, max } = spread;
         row(name, format!("{:>9} {:>9} {:>9}", grouped(*median), grouped(*p95), grouped(*max)))
@@ -87,9 +92,9 @@ fn lengths(plan: &Plan) -> Vec<(String, String)> {
     vec![
         row("", format!("{:>9} {:>9} {:>9}", "median", "95%", "longest")),
         line("prompt (shared)", &lengths.prompt),
-        line("chosen", &lengths.chosen),
-        line("rejected", &lengths.rejected),
-        line("pair, packed", &lengths.packed_pair),
+        line(best, &lengths.chosen),
+        line(others, &lengths.rejected),
+        line(packed, &lengths.packed_pair),
     ]
 }
 
@@ -116,7 +121,12 @@ fn computation(plan: &Plan) -> Vec<(String, String)> {
     vec![
         row(
             "steps",
-            format!("{} of {} pairs", grouped(estimate.steps), grouped(plan.config.train.batch_pairs as u64)),
+            format!(
+                "{} of {} {}",
+                grouped(estimate.steps),
+                grouped(plan.config.train.batch_pairs as u64),
+                plan.data.noun()
+            ),
         ),
         row("tokens of a step", format!("{} packed", spread(&estimate.step_tokens))),
         row("", format!("{} plain", spread(&estimate.step_plain_tokens))),
@@ -146,11 +156,10 @@ fn computation(plan: &Plan) -> Vec<(String, String)> {
 
 fn memory(plan: &Plan) -> Vec<(String, String)> {
     let (memory, estimate) = (&plan.memory, &plan.estimate);
+    let further_heads = plan.config.model.heads.saturating_sub(1) * plan.decoder.hidden_size;
+    let parameters = plan.decoder.parameter_count() + further_heads as u64;
     let mut rows = vec![
-        row(
-            "parameters",
-            format!("{} in {} layers", grouped(plan.decoder.parameter_count()), plan.decoder.num_layers),
-        ),
+        row("parameters", format!("{} in {} layers", grouped(parameters), plan.decoder.num_layers)),
         row("masters, f32", size(memory.masters)),
         row("compute copies", size(memory.compute_copies)),
         row("gradients", size(memory.gradients(estimate.step_rows))),
@@ -215,8 +224,11 @@ fn measured(plan: &Plan) -> Vec<(String, String)> {
         row(
             "a second",
             format!(
-                "{:.2} pairs, {:.0} plain tokens, {:.0} packed tokens",
-                measured.pairs_per_second, measured.tokens_per_second, measured.packed_tokens_per_second
+                "{:.2} {}, {:.0} plain tokens, {:.0} packed tokens",
+                measured.pairs_per_second,
+                plan.data.noun(),
+                measured.tokens_per_second,
+                measured.packed_tokens_per_second
             ),
         ),
         row(

@@ -4,7 +4,7 @@ use super::format::{Meta, Record, Writer};
 use super::length::{Measured, encode, measure};
 use super::{DataReport, Preparation};
 use crate::base::{atomic, interrupt};
-use crate::data::pairing::{DropReason, pairs_of};
+use crate::data::pairing::{DropReason, lists_of};
 use crate::data::source::{RawRow, Rows, SourceFile};
 use crate::data::tokenize::EncodeConversation;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ const SAMPLE_FIRST: u64 = 16;
 /// Reads `files` and writes the store to `path`, which appears only when it is complete.
 ///
 /// # Errors
-/// See [`super::PairStore::open_or_build`].
+/// See [`super::ListStore::open_or_build`].
 pub(super) fn build(
     path: &Path,
     key: &[u8; 32],
@@ -77,8 +77,8 @@ fn write(
                 .collect();
             for outcome in outcomes {
                 let outcome = outcome?;
-                for pair in &outcome.pairs {
-                    writer.push(&pair.record, outcome.file, outcome.line).map_err(Error::io(partial))?;
+                for list in &outcome.lists {
+                    writer.push(&list.record, outcome.file, outcome.line).map_err(Error::io(partial))?;
                 }
                 tally.add(&outcome);
             }
@@ -138,12 +138,15 @@ fn read(files: &[SourceFile], send: &SyncSender<Result<Chunk>>) {
 struct Outcome {
     file: u32,
     line: u64,
-    pairs: Vec<Kept>,
+    lists: Vec<Kept>,
     dropped: Vec<DropReason>,
+    /// Of responses that the lists do without.
+    left_out: Vec<DropReason>,
 }
 
 struct Kept {
     record: Vec<u8>,
+    sequences: u64,
     /// Of the texts, where the ids are not stored.
     bytes: u64,
     /// Of the ids, where they were made.
@@ -158,30 +161,38 @@ fn prepare(
     preparation: &Preparation,
     encoder: &dyn EncodeConversation,
 ) -> Result<Outcome> {
+    let Preparation { pairing, max_responses, seed, .. } = *preparation;
     let origin = row.origin.clone();
     let example = row.example(&preparation.score_field)?;
-    let mut paired = pairs_of(example, preparation.pairing, preparation.seed, number);
-    let mut pairs = Vec::with_capacity(paired.pairs.len());
-    for pair in paired.pairs {
-        let (record, bytes, tokens, truncated) = match measure(&pair, preparation, encoder, &origin)? {
-            Measured::Overlong => {
-                paired.dropped.push(DropReason::Overlong);
-                continue;
-            }
-            Measured::Tokens { tokens, truncated } => {
-                let count = tokens.count();
-                (Record::Tokens(tokens), 0, Some(count), truncated)
-            }
-            Measured::Short { bytes } => {
-                let sampled = number < SAMPLE_FIRST || number.is_multiple_of(SAMPLE_EVERY);
-                let tokens = sampled.then(|| encode(&pair, encoder, &origin)).transpose()?;
-                (Record::Text(pair), bytes, tokens.map(|tokens| tokens.count()), false)
-            }
-        };
+    let mut paired = lists_of(example, pairing, max_responses, seed, number);
+    let mut lists = Vec::with_capacity(paired.lists.len());
+    for list in paired.lists {
+        let responses = list.responses.len();
+        let (record, sequences, bytes, tokens, truncated) =
+            match measure(&list, preparation, encoder, &origin)? {
+                Measured::Overlong => {
+                    paired.dropped.push(DropReason::Overlong);
+                    continue;
+                }
+                Measured::Tokens { tokens, truncated } => {
+                    let (kept, count) = (tokens.sequences.len(), tokens.count());
+                    paired.left_out.extend(std::iter::repeat_n(DropReason::Overlong, responses - kept));
+                    (Record::Tokens(tokens), kept, 0, Some(count), truncated)
+                }
+                Measured::Short { bytes } => {
+                    let sampled = number < SAMPLE_FIRST || number.is_multiple_of(SAMPLE_EVERY);
+                    let tokens = sampled.then(|| encode(&list, encoder, &origin)).transpose()?;
+                    (Record::Text(list), responses, bytes, tokens.map(|tokens| tokens.count()), false)
+                }
+            };
         let record = record.encode().map_err(|error| origin.error(error.to_string()))?;
-        pairs.push(Kept { record, bytes, tokens, truncated });
+        lists.push(Kept { record, sequences: sequences as u64, bytes, tokens, truncated });
     }
-    Ok(Outcome { file, line: origin.line, pairs, dropped: paired.dropped })
+    if lists.is_empty() {
+        // The row is counted as dropped; its responses are not counted once more.
+        paired.left_out.clear();
+    }
+    Ok(Outcome { file, line: origin.line, lists, dropped: paired.dropped, left_out: paired.left_out })
 }
 
 /// Counts so far.
@@ -199,26 +210,31 @@ impl Tally {
     fn add(&mut self, outcome: &Outcome) {
         let report = &mut self.report;
         report.rows += 1;
-        report.pairs += outcome.pairs.len() as u64;
-        for reason in &outcome.dropped {
-            *report.dropped.entry(*reason).or_default() += 1;
+        report.pairs += outcome.lists.len() as u64;
+        for (counts, reasons) in
+            [(&mut report.dropped, &outcome.dropped), (&mut report.left_out, &outcome.left_out)]
+        {
+            for reason in reasons {
+                *counts.entry(*reason).or_default() += 1;
+            }
         }
-        for pair in &outcome.pairs {
-            report.truncated += u64::from(pair.truncated);
-            match pair.tokens {
-                Some(tokens) if pair.bytes == 0 => self.counted_tokens += tokens,
+        for list in &outcome.lists {
+            report.sequences += list.sequences;
+            report.truncated += u64::from(list.truncated);
+            match list.tokens {
+                Some(tokens) if list.bytes == 0 => self.counted_tokens += tokens,
                 Some(tokens) => {
                     self.sampled_tokens += tokens;
-                    self.sampled_bytes += pair.bytes;
+                    self.sampled_bytes += list.bytes;
                 }
                 None => {}
             }
-            self.text_bytes += pair.bytes;
+            self.text_bytes += list.bytes;
         }
     }
 
     fn estimate_tokens(&mut self) {
-        // Four bytes a token is usual for English, where no short pair was in the sample.
+        // Four bytes a token is usual for English, where no short list was in the sample.
         let per_byte = match self.sampled_bytes {
             0 => 0.25,
             bytes => self.sampled_tokens as f64 / bytes as f64,

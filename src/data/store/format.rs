@@ -1,55 +1,49 @@
 //! The store's file: magic, records, index, JSON about it, footer.
 //!
-//! The index has one entry of fixed size a pair, so any pair is two reads away. The footer ends the file and holds a
+//! The index has one entry of fixed size a list, so any list is two reads away. The footer ends the file and holds a
 //! hash of all that stands before it: a file that was cut short or changed is never taken for a store. Numbers are
 //! little-endian.
 
 use super::DataReport;
-use crate::data::length::{Fitted, fit_length};
-use crate::data::pairing::PairRecord;
-use crate::data::tokenize::TokenGroup;
+use crate::data::length::common_prefix;
+use crate::data::pairing::ListRecord;
+use crate::data::ranking::Ranking;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-const MAGIC: &[u8; 8] = b"rmpairs\x02";
+const MAGIC: &[u8; 8] = b"rmpairs\x03";
 pub(super) const ENTRY_BYTES: u64 = 24;
 /// Magic, key, content hash, whole hash, four numbers, hash of the footer itself.
 const FOOTER_BYTES: usize = 8 + 32 + 32 + 32 + 4 * 8 + 32;
 
-/// Ids of a pair.
+/// Ids of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tokens {
-    pub(super) chosen: Vec<u32>,
-    pub(super) rejected: Vec<u32>,
+    /// One a response, best first.
+    pub(super) sequences: Vec<Vec<u32>>,
+    pub(super) ranking: Ranking,
     pub(super) margin: Option<f64>,
 }
 
 impl Tokens {
-    pub(super) fn common_prefix(&self) -> usize {
-        self.chosen.iter().zip(&self.rejected).take_while(|(a, b)| a == b).count()
-    }
-
-    /// With tokens taken off the prompt so that both sides have at most `limit`; `None` where that cannot be.
-    pub(super) fn fitted(self, limit: usize, bos: Option<u32>) -> Option<Self> {
-        let group = TokenGroup { sequences: vec![self.chosen, self.rejected] };
-        let (Fitted::Whole(group) | Fitted::Truncated(group)) = fit_length(group, limit, bos) else {
-            return None;
-        };
-        let [chosen, rejected] = group.sequences.try_into().ok()?;
-        Some(Self { chosen, rejected, margin: self.margin })
+    /// With `kept` sequences alone (ascending positions); `None` where no two of them differ in rank.
+    pub(super) fn of_kept(mut self, kept: &[usize]) -> Option<Self> {
+        let ranking = self.ranking.of_kept(kept)?;
+        let sequences = kept.iter().map(|&i| std::mem::take(&mut self.sequences[i])).collect();
+        Some(Self { sequences, ranking, margin: self.margin })
     }
 
     pub(super) fn count(&self) -> u64 {
-        (self.chosen.len() + self.rejected.len()) as u64
+        self.sequences.iter().map(|sequence| sequence.len() as u64).sum()
     }
 }
 
-/// A pair as it is stored: as text, or as ids where it had to be tokenized anyway.
+/// A list as it is stored: as text, or as ids where it had to be tokenized anyway.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Record {
-    Text(PairRecord),
+    Text(ListRecord),
     Tokens(Tokens),
 }
 
@@ -57,25 +51,35 @@ impl Record {
     const TEXT: u8 = 0;
     const TOKENS: u8 = 1;
 
+    /// Ids are: whether there is a margin, the margin, the number of sequences, how many ids they share, for each
+    /// its rank and how many ids it has of its own, then the shared ids and each one's own.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         match self {
-            Record::Text(pair) => {
+            Record::Text(list) => {
                 let mut out = vec![Self::TEXT];
-                serde_json::to_writer(&mut out, pair)?;
+                serde_json::to_writer(&mut out, list)?;
                 Ok(out)
             }
-            Record::Tokens(tokens) => {
-                let shared = tokens.common_prefix();
-                let (chosen, rejected) = (&tokens.chosen[shared..], &tokens.rejected[shared..]);
-                let mut out = Vec::with_capacity(22 + 4 * (shared + chosen.len() + rejected.len()));
+            Record::Tokens(Tokens { sequences, ranking, margin }) => {
+                let shared = common_prefix(sequences);
+                let own = || sequences.iter().map(|sequence| &sequence[shared..]);
+                let ids = shared + own().map(<[u32]>::len).sum::<usize>();
+                let mut out = Vec::with_capacity(18 + 8 * sequences.len() + 4 * ids);
                 out.push(Self::TOKENS);
-                out.push(u8::from(tokens.margin.is_some()));
-                out.extend(tokens.margin.unwrap_or(0.0).to_le_bytes());
-                for part in [&tokens.chosen[..shared], chosen, rejected] {
-                    let count = u32::try_from(part.len()).map_err(|_| too_large())?;
-                    out.extend(count.to_le_bytes());
+                out.push(u8::from(margin.is_some()));
+                out.extend(margin.unwrap_or(0.0).to_le_bytes());
+                let mut put = |number: usize| -> io::Result<()> {
+                    out.extend(u32::try_from(number).map_err(|_| too_large())?.to_le_bytes());
+                    Ok(())
+                };
+                put(sequences.len())?;
+                put(shared)?;
+                for (&rank, own) in ranking.ranks().iter().zip(own()) {
+                    put(rank as usize)?;
+                    put(own.len())?;
                 }
-                for part in [&tokens.chosen[..shared], chosen, rejected] {
+                let prompt = sequences.first().map_or(&[][..], |first| &first[..shared]);
+                for part in std::iter::once(prompt).chain(own()) {
                     out.extend(part.iter().flat_map(|id| id.to_le_bytes()));
                 }
                 Ok(out)
@@ -87,25 +91,30 @@ impl Record {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&tag, rest) = bytes.split_first()?;
         match tag {
-            Self::TEXT => serde_json::from_slice(rest).ok().map(Record::Text),
+            Self::TEXT => {
+                let list: ListRecord = serde_json::from_slice(rest).ok()?;
+                (list.responses.len() == list.ranking.responses()).then_some(Record::Text(list))
+            }
             Self::TOKENS => {
                 let (&has_margin, rest) = rest.split_first()?;
                 let (margin, rest) = rest.split_first_chunk::<8>()?;
-                let (counts, ids) = rest.split_first_chunk::<12>()?;
-                let (words, []) = ids.as_chunks::<4>() else { return None };
-                let (counts, _) = counts.as_chunks::<4>();
-                let [shared, chosen, rejected] = [0, 1, 2].map(|i| u32::from_le_bytes(counts[i]) as usize);
-                let total = shared.checked_add(chosen)?.checked_add(rejected)?;
-                if total != words.len() {
-                    return None;
+                let (words, []) = rest.as_chunks::<4>() else { return None };
+                let words: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
+                let ([count, shared], words) = words.split_first_chunk::<2>()?;
+                let (heads, ids) = words.split_at_checked((*count as usize).checked_mul(2)?)?;
+                let (heads, _) = heads.as_chunks::<2>();
+                let (prompt, mut ids) = ids.split_at_checked(*shared as usize)?;
+                let mut sequences = Vec::with_capacity(heads.len());
+                for &[_, own] in heads {
+                    let (own, rest) = ids.split_at_checked(own as usize)?;
+                    sequences.push([prompt, own].concat());
+                    ids = rest;
                 }
-                let ids: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
-                let side = |from: usize, count: usize| [&ids[..shared], &ids[from..from + count]].concat();
-                Some(Record::Tokens(Tokens {
-                    chosen: side(shared, chosen),
-                    rejected: side(shared + chosen, rejected),
-                    margin: (has_margin == 1).then(|| f64::from_le_bytes(*margin)),
-                }))
+                let ranking = Ranking::new(heads.iter().map(|&[rank, _]| rank).collect())?;
+                ids.is_empty().then(|| {
+                    let margin = (has_margin == 1).then(|| f64::from_le_bytes(*margin));
+                    Record::Tokens(Tokens { sequences, ranking, margin })
+                })
             }
             _ => None,
         }
@@ -113,10 +122,10 @@ impl Record {
 }
 
 fn too_large() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "a pair of more than 4 GiB")
+    io::Error::new(io::ErrorKind::InvalidData, "an example of more than 4 GiB")
 }
 
-/// Where a pair lies and where it came from.
+/// Where a list lies and where it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) offset: u64,
@@ -144,7 +153,7 @@ impl Entry {
     }
 }
 
-/// What is known about the pairs.
+/// What is known about the lists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Meta {
     /// What the files of rows are called.
@@ -155,8 +164,8 @@ pub(super) struct Meta {
 /// Where things lie in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
-    pub(super) pairs: u64,
-    /// Of records and index, without what else is known of the pairs.
+    pub(super) lists: u64,
+    /// Of records and index, without what else is known of the lists.
     pub(super) content_hash: [u8; 32],
     index: u64,
 }
@@ -184,7 +193,7 @@ pub(super) struct Writer<W> {
     out: W,
     hash: Sha256,
     at: u64,
-    pairs: u64,
+    lists: u64,
     /// The index, until the records are complete.
     index: io::BufWriter<File>,
 }
@@ -192,7 +201,7 @@ pub(super) struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// `index` is an empty file for the time of writing.
     pub(super) fn new(out: W, index: File) -> io::Result<Self> {
-        let mut writer = Self { out, hash: Sha256::new(), at: 0, pairs: 0, index: io::BufWriter::new(index) };
+        let mut writer = Self { out, hash: Sha256::new(), at: 0, lists: 0, index: io::BufWriter::new(index) };
         writer.write(MAGIC)?;
         Ok(writer)
     }
@@ -209,7 +218,7 @@ impl<W: Write> Writer<W> {
         let entry = Entry { offset: self.at, length, file, line };
         self.write(record)?;
         self.index.write_all(&entry.encode())?;
-        self.pairs += 1;
+        self.lists += 1;
         Ok(())
     }
 
@@ -236,7 +245,7 @@ impl<W: Write> Writer<W> {
         footer.extend(key);
         footer.extend(content_hash);
         footer.extend(self.hash.clone().finalize());
-        for number in [self.pairs, index, meta_at, self.at] {
+        for number in [self.lists, index, meta_at, self.at] {
             footer.extend(number.to_le_bytes());
         }
         let own = Sha256::digest(&footer);
@@ -254,7 +263,7 @@ pub(super) fn verify(file: &mut File, key: &[u8; 32]) -> io::Result<Option<(Layo
     let mut bytes = [0; FOOTER_BYTES];
     read_at(file, &mut bytes, body)?;
     let Some(footer) = Footer::decode(&bytes) else { return Ok(None) };
-    let index_end = footer.pairs.checked_mul(ENTRY_BYTES).and_then(|n| n.checked_add(footer.index));
+    let index_end = footer.lists.checked_mul(ENTRY_BYTES).and_then(|n| n.checked_add(footer.index));
     if footer.key != *key || footer.end != body || index_end != Some(footer.meta) || footer.meta > body {
         return Ok(None);
     }
@@ -275,7 +284,7 @@ pub(super) fn verify(file: &mut File, key: &[u8; 32]) -> io::Result<Option<(Layo
     file.seek(SeekFrom::Start(footer.meta))?;
     file.take(body - footer.meta).read_to_end(&mut meta)?;
     let Ok(meta) = serde_json::from_slice(&meta) else { return Ok(None) };
-    let layout = Layout { pairs: footer.pairs, content_hash: footer.content_hash, index: footer.index };
+    let layout = Layout { lists: footer.lists, content_hash: footer.content_hash, index: footer.index };
     Ok(Some((layout, meta)))
 }
 
@@ -283,7 +292,7 @@ struct Footer {
     key: [u8; 32],
     content_hash: [u8; 32],
     whole_hash: [u8; 32],
-    pairs: u64,
+    lists: u64,
     index: u64,
     meta: u64,
     end: u64,
@@ -299,13 +308,13 @@ impl Footer {
         let (key, rest) = rest.split_first_chunk::<32>()?;
         let (content_hash, rest) = rest.split_first_chunk::<32>()?;
         let (whole_hash, rest) = rest.split_first_chunk::<32>()?;
-        let ([pairs, index, meta, end], []) = rest.as_chunks::<8>() else { return None };
+        let ([lists, index, meta, end], []) = rest.as_chunks::<8>() else { return None };
         let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
         (magic == MAGIC).then(|| Self {
             key: *key,
             content_hash: *content_hash,
             whole_hash: *whole_hash,
-            pairs: number(pairs),
+            lists: number(lists),
             index: number(index),
             meta: number(meta),
             end: number(end),
@@ -339,21 +348,31 @@ mod tests {
     use proptest::prelude::*;
 
     fn text() -> Record {
-        Record::Text(PairRecord {
+        let responses = ["a", "b", "c"].map(|text| vec![Message::new("assistant", text)]);
+        Record::Text(ListRecord {
             prompt: vec![Message::new("user", "p\n\"\u{1f600}")],
-            chosen: vec![Message::new("assistant", "c")],
-            rejected: vec![Message::new("assistant", "r")],
+            responses: responses.into(),
+            ranking: Ranking::new(vec![0, 1, 1]).unwrap(),
             margin: Some(0.1),
         })
     }
 
     proptest! {
         #[test]
-        fn records_read_back(chosen: Vec<u32>, rejected: Vec<u32>, shared: Vec<u32>, margin: Option<f64>) {
+        fn records_read_back(
+            own: Vec<Vec<u32>>,
+            ends: [Vec<u32>; 2],
+            shared: Vec<u32>,
+            tied: bool,
+            margin: Option<f64>,
+        ) {
             prop_assume!(margin.is_none_or(|m| !m.is_nan()));
+            let own: Vec<_> = own.into_iter().chain(ends).collect();
+            let last = own.len() as u32 - 1;
+            let ranks = (0..=last).map(|i| if tied { u32::from(i == last) } else { i }).collect();
             let record = Record::Tokens(Tokens {
-                chosen: [shared.clone(), chosen].concat(),
-                rejected: [shared, rejected].concat(),
+                sequences: own.into_iter().map(|own| [shared.clone(), own].concat()).collect(),
+                ranking: Ranking::new(ranks).unwrap(),
                 margin,
             });
             prop_assert_eq!(Record::decode(&record.encode().unwrap()), Some(record));
@@ -393,7 +412,7 @@ mod tests {
         };
         let (layout, meta) = opens(&bytes, 7).unwrap();
         let file = File::open(folder.path().join("s")).unwrap();
-        assert_eq!((layout.pairs, meta.names.len()), (3, 1));
+        assert_eq!((layout.lists, meta.names.len()), (3, 1));
         let entry = layout.entry(&file, 2).unwrap();
         assert_eq!(entry.line, 3);
         let record = layout.record(&file, &entry).unwrap().unwrap();

@@ -1,90 +1,120 @@
-//! Holding pairs to `max_length`.
+//! Holding lists to `max_length`.
 
 use super::Preparation;
 use super::format::Tokens;
 use crate::Result;
 use crate::data::config::Overlong;
-use crate::data::pairing::PairRecord;
+use crate::data::length::{Fitted, fit_length};
+use crate::data::pairing::ListRecord;
 use crate::data::row::Message;
 use crate::data::source::Origin;
-use crate::data::tokenize::EncodeConversation;
+use crate::data::tokenize::{EncodeConversation, TokenGroup};
 
-/// What a pair is after its length is known to be allowed.
+/// What a list is after its length is known to be allowed.
 #[derive(Debug, PartialEq)]
 pub(super) enum Measured {
     /// So short that it need not be tokenized to know; the bytes of its rendered texts.
     Short { bytes: u64 },
-    /// Tokenized to find out.
+    /// Tokenized to find out; without the responses that are too long.
     Tokens { tokens: Tokens, truncated: bool },
-    /// Too long, and to be dropped.
+    /// Too long to be compared, and to be dropped.
     Overlong,
 }
 
-/// Renders a pair, tokenizes it where its length cannot be known otherwise, and applies the rule for what is too long.
+/// Renders a list, tokenizes it where its length cannot be known otherwise, and applies the rule for what is too long.
 ///
 /// # Errors
 /// [`crate::Error::Row`] where a conversation cannot be rendered or encoded, or is too long under
 /// [`Overlong::Error`].
 pub(super) fn measure(
-    pair: &PairRecord,
+    list: &ListRecord,
     preparation: &Preparation,
     encoder: &dyn EncodeConversation,
     origin: &Origin,
 ) -> Result<Measured> {
     let limit = preparation.max_length;
-    let (chosen, rejected) = (pair.chosen_conversation(), pair.rejected_conversation());
-    let contents = |messages: &[Message]| -> usize { messages.iter().map(|m| most_tokens(&m.content)).sum() };
-    if contents(&chosen) <= limit && contents(&rejected) <= limit {
-        let render = |side, messages: &[Message]| {
-            encoder.render(messages).map_err(|error| origin.error(format!("{side}: {error}")))
-        };
-        let (chosen, rejected) = (render("chosen", &chosen)?, render("rejected", &rejected)?);
-        if most_tokens(&chosen) <= limit && most_tokens(&rejected) <= limit {
-            return Ok(Measured::Short { bytes: (chosen.len() + rejected.len()) as u64 });
+    let conversations: Vec<Vec<Message>> = list.conversations().collect();
+    let contents =
+        |messages: &Vec<Message>| -> usize { messages.iter().map(|m| most_tokens(&m.content)).sum() };
+    if conversations.iter().all(|messages| contents(messages) <= limit) {
+        let mut texts = Vec::with_capacity(conversations.len());
+        for (i, messages) in conversations.iter().enumerate() {
+            let text = encoder.render(messages);
+            texts.push(text.map_err(|error| origin.error(format!("{}: {error}", list.ranking.name_of(i))))?);
+        }
+        if texts.iter().all(|text| most_tokens(text) <= limit) {
+            return Ok(Measured::Short { bytes: texts.iter().map(|text| text.len() as u64).sum() });
         }
     }
-    let tokens = encode_sides(&chosen, &rejected, pair.margin, encoder, origin)?;
-    let (name, longest) = match tokens.chosen.len() >= tokens.rejected.len() {
-        true => ("chosen", tokens.chosen.len()),
-        false => ("rejected", tokens.rejected.len()),
-    };
-    if longest <= limit {
+    let tokens = encode_conversations(list, &conversations, encoder, origin)?;
+    // Of equals the first.
+    let longest = (0..tokens.sequences.len()).rev().max_by_key(|&i| tokens.sequences[i].len());
+    let Some((longest, count)) = longest.map(|i| (i, tokens.sequences[i].len())).filter(|(_, n)| *n > limit)
+    else {
         return Ok(Measured::Tokens { tokens, truncated: false });
-    }
+    };
     match preparation.overlong {
-        Overlong::Drop => Ok(Measured::Overlong),
+        Overlong::Drop => {
+            let fits = |&i: &usize| tokens.sequences[i].len() <= limit;
+            let kept: Vec<usize> = (0..tokens.sequences.len()).filter(fits).collect();
+            Ok(match tokens.of_kept(&kept) {
+                Some(tokens) => Measured::Tokens { tokens, truncated: false },
+                None => Measured::Overlong,
+            })
+        }
         Overlong::Error => Err(origin.error(format!(
-            "{name}: found {longest} tokens, expected at most data.max_length = {limit} (data.overlong = \"error\"; \
-             \"drop\" and \"truncate-prompt-left\" go on)"
+            "{}: found {count} tokens, expected at most data.max_length = {limit} (data.overlong = \"error\"; \
+             \"drop\" and \"truncate-prompt-left\" go on)",
+            list.ranking.name_of(longest)
         ))),
-        Overlong::TruncatePromptLeft => Ok(match tokens.fitted(limit, encoder.bos_token_id()) {
-            Some(tokens) => Measured::Tokens { tokens, truncated: true },
-            None => Measured::Overlong,
-        }),
+        Overlong::TruncatePromptLeft => Ok(truncated(tokens, limit, encoder.bos_token_id())),
     }
 }
 
-/// Both sides as ids.
-pub(super) fn encode(pair: &PairRecord, encoder: &dyn EncodeConversation, origin: &Origin) -> Result<Tokens> {
-    let (chosen, rejected) = (pair.chosen_conversation(), pair.rejected_conversation());
-    encode_sides(&chosen, &rejected, pair.margin, encoder, origin)
+/// Takes tokens off the prompt, and leaves out, longest first, the responses for which the prompt has not enough.
+fn truncated(mut tokens: Tokens, limit: usize, bos: Option<u32>) -> Measured {
+    loop {
+        let Tokens { sequences, ranking, margin } = tokens;
+        let mut kept: Vec<usize> = (0..sequences.len()).collect();
+        let longest = kept.iter().rev().copied().max_by_key(|&i| sequences[i].len());
+        match fit_length(TokenGroup { sequences: sequences.clone() }, limit, bos) {
+            Fitted::Whole(TokenGroup { sequences }) => {
+                return Measured::Tokens { tokens: Tokens { sequences, ranking, margin }, truncated: false };
+            }
+            Fitted::Truncated(TokenGroup { sequences }) => {
+                return Measured::Tokens { tokens: Tokens { sequences, ranking, margin }, truncated: true };
+            }
+            Fitted::TooLong { .. } => kept.retain(|&i| Some(i) != longest),
+        }
+        match (Tokens { sequences, ranking, margin }).of_kept(&kept) {
+            Some(fewer) => tokens = fewer,
+            None => return Measured::Overlong,
+        }
+    }
 }
 
-fn encode_sides(
-    chosen: &[Message],
-    rejected: &[Message],
-    margin: Option<f64>,
+/// All conversations as ids.
+pub(super) fn encode(list: &ListRecord, encoder: &dyn EncodeConversation, origin: &Origin) -> Result<Tokens> {
+    let conversations: Vec<Vec<Message>> = list.conversations().collect();
+    encode_conversations(list, &conversations, encoder, origin)
+}
+
+fn encode_conversations(
+    list: &ListRecord,
+    conversations: &[Vec<Message>],
     encoder: &dyn EncodeConversation,
     origin: &Origin,
 ) -> Result<Tokens> {
-    let side = |name: &str, messages: &[Message]| {
-        let ids = encoder.encode(messages).map_err(|error| origin.error(format!("{name}: {error}")))?;
+    let encode = |(i, messages): (usize, &Vec<Message>)| {
+        let name = || list.ranking.name_of(i);
+        let ids = encoder.encode(messages).map_err(|error| origin.error(format!("{}: {error}", name())))?;
         if ids.is_empty() {
-            return Err(origin.error(format!("{name}: the rendered conversation has no tokens")));
+            return Err(origin.error(format!("{}: the rendered conversation has no tokens", name())));
         }
         Ok(ids)
     };
-    Ok(Tokens { chosen: side("chosen", chosen)?, rejected: side("rejected", rejected)?, margin })
+    let sequences = conversations.iter().enumerate().map(encode).collect::<Result<_>>()?;
+    Ok(Tokens { sequences, ranking: list.ranking.clone(), margin: list.margin })
 }
 
 /// No tokenizer makes more tokens of `text` than this.
@@ -100,6 +130,26 @@ fn most_tokens(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ranking::Ranking;
+
+    #[test]
+    fn a_prompt_that_is_too_short_costs_the_longest_response_first() {
+        let tokens = |ranks: &[u32], sequences: &[&[u32]]| Tokens {
+            sequences: sequences.iter().map(|ids| ids.to_vec()).collect(),
+            ranking: Ranking::new(ranks.to_vec()).unwrap(),
+            margin: None,
+        };
+        let list = tokens(&[0, 1, 1], &[&[1, 2, 7, 7, 7, 7], &[1, 2, 8], &[1, 2, 9, 9]]);
+        let fitted = |limit| truncated(list.clone(), limit, None);
+        assert_eq!(fitted(6), Measured::Tokens { tokens: list.clone(), truncated: false });
+        let shorter = tokens(&[0, 1, 1], &[&[2, 7, 7, 7, 7], &[2, 8], &[2, 9, 9]]);
+        assert_eq!(fitted(5), Measured::Tokens { tokens: shorter, truncated: true });
+        // Without the first the others are equals.
+        assert_eq!(fitted(4), Measured::Overlong);
+        let ranked = Tokens { ranking: Ranking::new(vec![0, 1, 2]).unwrap(), ..list.clone() };
+        let pair = tokens(&[0, 1], &[&[2, 8], &[2, 9, 9]]);
+        assert_eq!(truncated(ranked, 3, None), Measured::Tokens { tokens: pair, truncated: true });
+    }
 
     #[test]
     fn the_bound_on_tokens_holds_for_text_that_normalisation_expands() {

@@ -13,13 +13,17 @@ pub struct DataReport {
     /// Size of the files, in bytes as stored.
     pub bytes: u64,
     pub rows: u64,
-    /// Pairs to train on.
+    /// Pairs to train on, or lists, of which pairs are those of two.
     pub pairs: u64,
-    /// Pairs (or whole rows) that were left out.
+    /// Their responses.
+    pub sequences: u64,
+    /// Pairs (or lists, or whole rows) that were left out.
     pub dropped: BTreeMap<DropReason, u64>,
+    /// Responses that are missing in a list.
+    pub left_out: BTreeMap<DropReason, u64>,
     /// Pairs of `pairs` that lost the start of their prompt.
     pub truncated: u64,
-    /// Tokens of both sequences of all pairs: counted where they had to be, estimated from a sample elsewhere.
+    /// Tokens of all sequences: counted where they had to be, estimated from a sample elsewhere.
     pub tokens_estimate: u64,
 }
 
@@ -28,23 +32,40 @@ impl DataReport {
     pub fn dropped_total(&self) -> u64 {
         self.dropped.values().sum()
     }
+
+    /// What `pairs` counts: lists where any is longer than a pair.
+    pub fn noun(&self) -> &'static str {
+        if self.has_lists() { "lists" } else { "pairs" }
+    }
+
+    fn has_lists(&self) -> bool {
+        self.sequences > 2 * self.pairs
+    }
 }
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (files, bytes) = (self.files, decimal_bytes(self.bytes));
         let noun = if files == 1 { "file" } else { "files" };
-        let mut lines = vec![
-            ("rows".to_owned(), self.rows, format!("from {files} {noun}, {bytes}")),
-            ("pairs".to_owned(), self.pairs, format!("about {} tokens", grouped(self.tokens_estimate))),
-        ];
+        let tokens = format!("about {} tokens", grouped(self.tokens_estimate));
+        let mut lines = vec![("rows".to_owned(), self.rows, format!("from {files} {noun}, {bytes}"))];
+        if self.has_lists() {
+            lines.push(("lists".into(), self.pairs, String::new()));
+            lines.push(("  responses".into(), self.sequences, tokens));
+        } else {
+            lines.push(("pairs".into(), self.pairs, tokens));
+        }
         if self.truncated > 0 {
             lines.push(("  truncated".into(), self.truncated, "lost the start of their prompt".into()));
         }
-        lines.push(("dropped".into(), self.dropped_total(), String::new()));
-        lines.extend(
-            self.dropped.iter().map(|(reason, &count)| (format!("  {reason}"), count, String::new())),
-        );
+        let mut reasons = |title: &str, counts: &BTreeMap<DropReason, u64>, note: &str| {
+            lines.push((title.into(), counts.values().sum(), note.into()));
+            lines.extend(counts.iter().map(|(reason, &count)| (format!("  {reason}"), count, String::new())));
+        };
+        if !self.left_out.is_empty() {
+            reasons("left out", &self.left_out, "responses of the lists");
+        }
+        reasons("dropped", &self.dropped, "");
         let names = lines.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let counts: Vec<String> = lines.iter().map(|&(_, count, _)| grouped(count)).collect();
         let width = counts.iter().map(String::len).max().unwrap_or(0);
@@ -76,7 +97,9 @@ mod tests {
             bytes: 3_244_365,
             rows: 12_000,
             pairs: 11_988,
+            sequences: 23_976,
             dropped: [(DropReason::Tied, 10), (DropReason::Overlong, 2)].into(),
+            left_out: BTreeMap::new(),
             truncated: 1,
             tokens_estimate: 1_234_567,
         };
@@ -88,6 +111,17 @@ mod tests {
                           overlong        2";
         assert_eq!(report.to_string(), expected);
         assert_eq!(serde_json::to_value(&report).unwrap()["dropped"]["tied"], 10);
+        let left_out = [(DropReason::TooManyResponses, 12)].into();
+        let lists = DataReport { sequences: 40_000, left_out, truncated: 0, ..report };
+        let expected = "rows                  12,000  from 2 files, 3.2 MB\n\
+                        lists                 11,988\n  \
+                          responses           40,000  about 1,234,567 tokens\n\
+                        left out                  12  responses of the lists\n  \
+                          too-many-responses      12\n\
+                        dropped                   12\n  \
+                          tied                    10\n  \
+                          overlong                 2";
+        assert_eq!(lists.to_string(), expected);
     }
 
     #[test]

@@ -314,6 +314,46 @@ fn weights_that_do_not_fit() {
 }
 
 #[test]
+fn heads_of_an_ensemble() {
+    let heads = |name: &str, shape: [usize; 2], values: &[f32]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = json!({"dtype": "F32", "shape": shape, "data_offsets": [0, bytes.len()]});
+        safetensors(&json!({name: tensor}).to_string(), &bytes)
+    };
+    let score: Vec<f32> = (0..8).map(|i| (i as f32 * 0.7).sin()).collect();
+    let sound = [score.as_slice(), &score].concat();
+    let refuse = |case: &str, bytes: Vec<u8>, needles: &[&str]| {
+        let bench = bench();
+        bench.write("model/heads.safetensors", bytes);
+        bench.refused(case, SCORE, b"", &[&["heads.safetensors"], needles].concat());
+    };
+    refuse("an empty file", vec![], &[]);
+    refuse("no tensor", safetensors("{}", b""), &["heads.weight", "missing"]);
+    refuse(
+        "another name",
+        heads("score.weight", [2, 8], &sound),
+        &["heads.weight", "missing", "score.weight"],
+    );
+    let expected = "expected [K, 8] with K from 2 to 64";
+    refuse("another shape", heads("heads.weight", [4, 4], &sound), &["[4, 4]", expected]);
+    refuse("one head", heads("heads.weight", [1, 8], &score), &["[1, 8]", expected]);
+    refuse("too many heads", heads("heads.weight", [65, 8], &[0.0; 520]), &["[65, 8]", expected]);
+    let mut values = sound.clone();
+    values[9] = f32::NAN;
+    refuse("a weight that is not finite", heads("heads.weight", [2, 8], &values), &["NaN", "finite"]);
+    values[9] = sound[9] + 0.01;
+    refuse("another mean", heads("heads.weight", [2, 8], &values), &["at 1", "score.weight in model is"]);
+    let bench = bench();
+    bench.write("model/heads.safetensors", heads("heads.weight", [2, 8], &sound));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))
+        .args(["score", "--model", "model", "--input", "rows.jsonl"])
+        .current_dir(bench.folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "the sound file: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn folders_that_are_no_model() {
     let cases: &[(&str, &[&str])] = &[
         ("nowhere", &["nowhere"]),
