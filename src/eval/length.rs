@@ -68,7 +68,7 @@ impl Classes {
 
     fn accuracy(&self) -> Option<f64> {
         let [longer, shorter] = [0, 1].map(|class| self.right[class] / self.pairs[class]);
-        (self.pairs[0] > 0.0 && self.pairs[1] > 0.0).then(|| 0.5 * (longer + shorter))
+        (self.pairs[0] > 0.0 && self.pairs[1] > 0.0).then_some(0.5 * (longer + shorter))
     }
 }
 

@@ -296,7 +296,7 @@ fn scores_are_mean_minimum_and_spread_of_what_the_heads_say_alone() {
             assert_eq!(field(min, ""), lowest);
             assert!((field(mean, "_spread") - variance.sqrt()).abs() < 1e-12, "{mean}");
             assert_eq!(field(min, "_spread"), field(mean, "_spread"));
-            assert!(alone[0][row].get(&format!("{side}_min")).is_none(), "one head has no minimum");
+            assert!(alone[0][row].get(format!("{side}_min")).is_none(), "one head has no minimum");
         }
         right += u32::from(min["score_chosen"].as_f64() > min["score_rejected"].as_f64());
     }
