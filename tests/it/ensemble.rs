@@ -165,6 +165,22 @@ fn pairs() -> Vec<TokenList> {
     (0..6).map(pair).collect()
 }
 
+/// Lists of two to four responses, some of them equals.
+fn lists() -> Vec<TokenList> {
+    let tokens = |from: u32, count: u32| (0..count).map(move |i| (i * i * 5 + from * 13 + i) % 60);
+    let list = |(i, ranks): (u32, &[u32])| TokenList {
+        index: u64::from(i),
+        origin: format!("test:{i}"),
+        sequences: (0..ranks.len() as u32)
+            .map(|at| tokens(i, 7).chain([at]).chain(tokens(3 * i + at, 3 + at)).collect())
+            .collect(),
+        ranking: Ranking::new(ranks.to_vec()).unwrap(),
+        margin: None,
+    };
+    let ranks: [&[u32]; 6] = [&[0, 1, 2], &[0, 0, 1, 2], &[0, 1], &[0, 1, 1], &[0, 1, 2, 3], &[0, 0, 1]];
+    (0..).zip(ranks).map(list).collect()
+}
+
 fn plan(model: &RewardModel) -> StepPlan {
     let config = trainer::Config::default();
     StepPlan {
@@ -177,6 +193,7 @@ fn plan(model: &RewardModel) -> StepPlan {
                 schedule: LambdaSchedule::default(),
             },
             objective::Config::NormVariance { coefficient: 0.2 },
+            objective::Config::PlackettLuce,
         ],
         micro_batch_tokens: 40,
         memory: Memory::of_loaded(model, &config, MomentKind::F32),
@@ -186,13 +203,18 @@ fn plan(model: &RewardModel) -> StepPlan {
 
 #[test]
 fn the_gradients_of_heads_and_hidden_states_match_finite_differences() {
+    check_gradients(&pairs());
+    check_gradients(&lists());
+}
+
+fn check_gradients(lists: &[TokenList]) {
     const BY: f32 = 1e-2;
     let model = model(3);
-    let (plan, pairs) = (plan(&model), pairs());
+    let plan = plan(&model);
     let learners = plan.head_share.learners(3, 0..6).concat();
-    assert!(learners.contains(&true) && learners.contains(&false), "some head must leave out some pair");
+    assert!(learners.contains(&true) && learners.contains(&false), "some head must leave out some list");
     let mut gradients = model.gradients().unwrap();
-    step(&plan, 1, &model, &pairs, &mut gradients).unwrap();
+    step(&plan, 1, &model, lists, &mut gradients).unwrap();
     for (name, tolerance) in [("heads.weight", 1e-5), ("model.norm.weight", 1e-4)] {
         let id = model.parameters().id(name).unwrap();
         let master = model.parameters().get(id).master();
@@ -207,7 +229,7 @@ fn the_gradients_of_heads_and_hidden_states_match_finite_differences() {
                 moved[at] += by;
                 set(moved);
                 let mut gradients = model.gradients().unwrap();
-                step(&plan, 1, &model, &pairs, &mut gradients).unwrap().loss
+                step(&plan, 1, &model, lists, &mut gradients).unwrap().loss
             };
             let expected = (loss(BY) - loss(-BY)) / (2.0 * f64::from(BY));
             let error = (f64::from(*found) - expected).abs();
@@ -219,6 +241,23 @@ fn the_gradients_of_heads_and_hidden_states_match_finite_differences() {
         }
         set(values);
     }
+}
+
+#[test]
+fn heads_learn_from_lists_whatever_the_micro_batches() {
+    let (model, lists) = (model(3), lists());
+    let run = |micro_batch_tokens| {
+        let plan = StepPlan { micro_batch_tokens, ..plan(&model) };
+        let mut gradients = model.gradients().unwrap();
+        let result = step(&plan, 1, &model, &lists, &mut gradients).unwrap();
+        let heads = gradients.sum(model.head()).tensor().unwrap().flatten_all().unwrap();
+        (result, heads.to_vec1::<f32>().unwrap())
+    };
+    let (one, all) = (run(1), run(1_000_000));
+    assert_eq!(one, all);
+    let result = one.0;
+    assert_eq!((result.sequences, result.diagnostics.pairs), (19, 3 + 5 + 1 + 2 + 6 + 2));
+    assert!(result.ensemble.is_some_and(|heads| heads.spread_mean > 0.0 && heads.accuracy_min <= 1.0));
 }
 
 #[test]
