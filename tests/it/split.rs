@@ -263,7 +263,9 @@ fn a_sound_split_passes_its_check() {
 
 #[test]
 fn a_planted_leak_fails_the_check_and_is_named() {
-    let plant = |edit: &dyn Fn(&mut Vec<Value>, &[Value], &[Value])| {
+    // What is done to the training rows, given the held-out prompts' rows and the held-out models'.
+    type Edit<'a> = &'a dyn Fn(&mut Vec<Value>, &[Value], &[Value]);
+    let plant = |edit: Edit| {
         let root = sound();
         let path = root.path().join("out/train.jsonl");
         let mut train = rows(&path);
