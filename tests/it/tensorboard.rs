@@ -162,13 +162,21 @@ fn expected(run: &Path) -> BTreeMap<(String, u64), f32> {
             }
             other => panic!("{other}"),
         };
-        for (name, value) in line.as_object().unwrap() {
-            if let Some(value) = value.as_f64().filter(|_| name != "step") {
-                expected.insert((format!("{prefix}/{name}"), step), value as f32);
-            }
-        }
+        insert_numbers(&mut expected, &prefix, step, &line);
     }
     expected
+}
+
+/// Inserts the numbers of an object and of the objects in it.
+fn insert_numbers(numbers: &mut BTreeMap<(String, u64), f32>, prefix: &str, step: u64, object: &Value) {
+    for (name, value) in object.as_object().unwrap().iter().filter(|(name, _)| *name != "step") {
+        let tag = format!("{prefix}/{name}");
+        if value.is_object() {
+            insert_numbers(numbers, &tag, step, value);
+        } else if let Some(value) = value.as_f64() {
+            numbers.insert((tag, step), value as f32);
+        }
+    }
 }
 
 #[track_caller]

@@ -83,7 +83,11 @@ fn hidden_norms(fields: &Map<String, Value>) -> Option<Message> {
     let number = |key: &str| fields.get(key).and_then(Value::as_f64);
     let quantiles: Vec<f64> =
         fields.get("hidden_norm_quantiles")?.as_array()?.iter().filter_map(Value::as_f64).collect();
-    let sequences = 2.0 * number("pairs")?;
+    // Lines of earlier versions were of pairs alone and do not count their sequences.
+    let sequences = match number("sequences") {
+        Some(sequences) => sequences,
+        None => 2.0 * number("pairs")?,
+    };
     let (mean, variance) = (number("hidden_norm_mean")?, number("hidden_norm_var")?);
     let (&[min, .., max], true) = (quantiles.as_slice(), quantiles.len() == LEVELS.len()) else {
         return None;
@@ -108,4 +112,23 @@ fn hidden_norms(fields: &Map<String, Value>) -> Option<Message> {
             .packed_doubles(6, buckets.iter().map(|(limit, _)| *limit))
             .packed_doubles(7, buckets.iter().map(|(_, count)| *count)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_histogram_is_of_sequences_and_of_two_a_pair_where_none_are_counted() {
+        let histogram = |counts: Value| {
+            let mut fields = counts.as_object().cloned().unwrap();
+            fields.insert("hidden_norm_quantiles".into(), json!([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]));
+            fields.extend([("hidden_norm_mean".into(), json!(4.0)), ("hidden_norm_var".into(), json!(1.0))]);
+            hidden_norms(&fields).unwrap()
+        };
+        // A list of three has three pairs.
+        assert_eq!(histogram(json!({"pairs": 9, "sequences": 8})), histogram(json!({"pairs": 4})));
+        assert_ne!(histogram(json!({"pairs": 4, "sequences": 9})), histogram(json!({"pairs": 4})));
+    }
 }
