@@ -101,7 +101,7 @@ fn common_name(group: &RunGroup) -> String {
     }
     let stripped = |run: &Run| {
         let stem = run.name.strip_suffix(seed_of(run)?)?;
-        Some(without_mark(stem).to_owned())
+        (!stem.ends_with(|c: char| c.is_ascii_digit())).then(|| without_mark(stem).to_owned())
     };
     let common = match stripped(first) {
         Some(name) if others.iter().all(|run| stripped(run).as_ref() == Some(&name)) => name,
@@ -166,7 +166,8 @@ mod tests {
             other("x-1", 1),
             seed("bt-7", 7),
         ]);
-        let expected = [("bt", vec!["bt-0", "bt-1", "bt-7"]), ("x", vec!["x-0", "x-1"])];
+        let expected: [(&str, Vec<&str>); 2] =
+            [("bt", vec!["bt-0", "bt-1", "bt-7"]), ("x", vec!["x-0", "x-1"])];
         let expected =
             expected.map(|(name, runs)| (name.into(), runs.into_iter().map(String::from).collect()));
         assert_eq!(found, expected);
