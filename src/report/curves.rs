@@ -117,7 +117,7 @@ pub fn seeds_of<T>(group: &RunGroup, of: impl Fn(&Run) -> Option<T>) -> Option<V
 /// The last step of any run.
 pub fn last_step(groups: &[RunGroup]) -> f64 {
     let runs = groups.iter().flat_map(|group| &group.runs);
-    runs.filter_map(|run| run.steps.numbers().last()).fold(0.0, |last, step| last.max(*step as f64))
+    runs.filter_map(|run| run.steps.numbers().last()).fold(0.0, |last: f64, step| last.max(*step as f64))
 }
 
 pub fn steps_of(run: &Run) -> Vec<f64> {

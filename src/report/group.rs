@@ -168,8 +168,10 @@ mod tests {
         ]);
         let expected: [(&str, Vec<&str>); 2] =
             [("bt", vec!["bt-0", "bt-1", "bt-7"]), ("x", vec!["x-0", "x-1"])];
-        let expected =
-            expected.map(|(name, runs)| (name.into(), runs.into_iter().map(String::from).collect()));
+        let found: Vec<(&str, Vec<&str>)> = found
+            .iter()
+            .map(|(name, runs)| (name.as_str(), runs.iter().map(String::as_str).collect()))
+            .collect();
         assert_eq!(found, expected);
     }
 

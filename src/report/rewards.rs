@@ -32,7 +32,6 @@ pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
 }
 
 /// Mean, deviation and extremes of rewards.
-#[derive(Clone)]
 struct Spread {
     mean: Series,
     low: Series,

@@ -6,7 +6,7 @@ use super::page::sections;
 use super::svg::{Anchor, Escaped, Px, Svg, shortened};
 use crate::Result;
 use crate::base::atomic;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 const STYLE: &str =
@@ -32,12 +32,16 @@ const NAME: usize = 32;
 /// # Errors
 /// [`crate::Error::Io`] with the path.
 pub fn write(groups: &[RunGroup], folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut taken: HashMap<String, usize> = HashMap::new();
+    let mut taken: HashSet<String> = HashSet::new();
     let mut written = Vec::new();
     for figure in sections(groups).iter().flat_map(|section| &section.figures) {
-        let count = taken.entry(figure.slug.clone()).or_default();
-        *count += 1;
-        let stem = if *count == 1 { figure.slug.clone() } else { format!("{}-{count}", figure.slug) };
+        let mut stem = figure.slug.clone();
+        for count in 2.. {
+            if taken.insert(stem.clone()) {
+                break;
+            }
+            stem = format!("{}-{count}", figure.slug);
+        }
         let path = folder.join(format!("{stem}.svg"));
         atomic::write_bytes(&path, file(figure).as_bytes())?;
         written.push(path);

@@ -44,9 +44,10 @@ pub fn status(group: &RunGroup) -> String {
     let lasts = group.runs.iter().filter_map(|run| run.steps.numbers().last().copied());
     let (first, last) = (lasts.clone().min().unwrap_or(0), lasts.max().unwrap_or(0));
     let word = if last == 1 { "step" } else { "steps" };
-    let steps = match first {
-        _ if first == last => format!("{} {word}", grouped(last)),
-        _ => format!("{} to {} {word}", grouped(first), grouped(last)),
+    let steps = if first == last {
+        format!("{} {word}", grouped(last))
+    } else {
+        format!("{} to {} {word}", grouped(first), grouped(last))
     };
     let state = match group.runs.iter().filter(|run| run.finished).count() {
         all if all == group.runs.len() => "finished".into(),
@@ -104,9 +105,10 @@ fn of_seeds(group: &RunGroup) -> String {
         .into_iter()
         .map(|(rule, runs)| format!("{rule} in {runs} of {} seeds", group.runs.len()))
         .collect();
-    parts.push(match alarms.is_empty() {
-        true => "No alarm in any seed.".into(),
-        false => format!("Alarms: {}.", alarms.join(", ")),
+    parts.push(if alarms.is_empty() {
+        "No alarm in any seed.".into()
+    } else {
+        format!("Alarms: {}.", alarms.join(", "))
     });
     parts.join(" ")
 }
