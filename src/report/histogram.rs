@@ -58,6 +58,8 @@ fn figure_of(groups: &[RunGroup], set: &str) -> Option<Figure> {
     let densities = all.iter().flat_map(|bars| bars.bars.iter().map(|(_, _, density)| *density));
     let highest = Some(densities.fold(0.0, f64::max)).filter(|density| *density > 0.0)?;
     let mut plot = Plot::new(x, Axis::of(0.0, 1.08 * highest), "reward");
+    let several = groups.iter().any(RunGroup::is_several);
+    let fill = if several { "b0" } else { "b1" };
     for Bars { run, bars, .. } in &all {
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for (from, to, density) in bars {
@@ -73,7 +75,7 @@ fn figure_of(groups: &[RunGroup], set: &str) -> Option<Figure> {
             y.push(0.0);
         }
         let class = run_class(*run);
-        plot.band(&format!("band b1 {class}"), &x, &vec![0.0; x.len()], &y);
+        plot.band(&format!("band {fill} {class}"), &x, &vec![0.0; x.len()], &y);
         plot.line(&format!("curve {class}"), &x, &y);
     }
     let title = format!("Rewards on {}", shortened(set, 40));
@@ -93,7 +95,7 @@ fn figure_of(groups: &[RunGroup], set: &str) -> Option<Figure> {
     let label = format!("Histogram of the rewards on {set}: {}", means.join("; "));
     Some(Figure::new(
         &title,
-        if groups.iter().any(RunGroup::is_several) {
+        if several {
             "density over all responses of the set, of seeds their mean"
         } else {
             "density over all responses of the set"

@@ -175,12 +175,19 @@ pub fn between(groups: &[RunGroup]) -> Option<String> {
         }
         _ => "Each run is one draw: a difference between two of them may be one of seeds.",
     };
+    let told = |(group, _, end): &(&RunGroup, f64, OverSeeds), comma: &str| {
+        let end = end.written(figure);
+        // A range has parentheses of its own.
+        if group.is_several() {
+            format!("{}, {end}{comma}", group.name)
+        } else {
+            format!("{} ({end})", group.name)
+        }
+    };
     Some(format!(
-        "At the end the variance of hidden norms is smallest in {} ({}) and largest in {} ({}){factor}. {caution}",
-        least.0.name,
-        least.2.written(figure),
-        most.0.name,
-        most.2.written(figure),
+        "At the end the variance of hidden norms is smallest in {} and largest in {}{factor}. {caution}",
+        told(least, ","),
+        told(most, ""),
     ))
 }
 

@@ -97,7 +97,7 @@ fn seeds_become_a_median_a_band_and_means() {
         "Alarms: norm-growth in 2 of 3 seeds.",
         "No alarm in any seed.",
         // 2.25 is the mean of 1.5 and 3.
-        "smallest in b (2.25 (1.50–3.00)) and largest in a (6.00 (3.00–9.00)), 2.67 times as much. Their seeds overlap.",
+        "smallest in b, 2.25 (1.50–3.00), and largest in a, 6.00 (3.00–9.00), 2.67 times as much. Their seeds overlap.",
         "a: config.toml of a-0; train.seed is 0, 1, 2 in turn",
     ] {
         assert!(page.contains(needle), "{needle}");
