@@ -1,8 +1,9 @@
-//! Figures of sets, a group a set and a bar or a point a run, with their intervals.
+//! Figures of sets, a group a set and a bar or a point a run or its seeds, with their intervals.
 
 use super::axis::Axis;
 use super::figure::{Figure, LegendEntry, Table};
 use super::number::NOTHING;
+use super::over_seeds::OverSeeds;
 use super::plot::{WIDTH, run_class};
 use super::sets::Interval;
 use super::svg::{Anchor, Svg, shortened};
@@ -23,12 +24,16 @@ pub struct Group {
     pub bars: Vec<Bar>,
 }
 
-/// A run's figure of the set.
-#[derive(Debug)]
+/// A figure of the set, of a run or of several that differ in their seeds.
+#[derive(Debug, Default)]
 pub struct Bar {
     pub run: usize,
+    /// Of seeds the mean.
     pub value: Option<f64>,
+    /// At 95%; of seeds the least and the largest.
     pub interval: Option<Interval>,
+    /// Each seed's, where there are several.
+    pub seeds: Vec<f64>,
     /// A value of something else to compare with.
     pub mark: Option<f64>,
 }
@@ -37,6 +42,7 @@ pub struct Bar {
 #[derive(Debug, Default)]
 pub struct Bars {
     pub title: &'static str,
+    /// Without the intervals, which are told by what they are.
     pub unit: &'static str,
     /// The axis; a range around the values where there is none.
     pub range: Option<[f64; 2]>,
@@ -49,6 +55,27 @@ pub struct Bars {
     pub note: String,
     /// How values are written.
     pub write: Option<fn(f64) -> String>,
+}
+
+impl Bar {
+    /// One bar of the seeds' bars.
+    pub fn over_seeds(mut bars: Vec<Self>) -> Option<Self> {
+        if bars.len() < 2 {
+            return bars.pop();
+        }
+        let values = OverSeeds::of(bars.iter().map(|bar| bar.value));
+        Some(Self {
+            run: 0,
+            value: values.mean(),
+            interval: values.range(),
+            mark: OverSeeds::of(bars.iter().map(|bar| bar.mark)).mean(),
+            seeds: values.values,
+        })
+    }
+
+    fn is_over_seeds(&self) -> bool {
+        self.seeds.len() > 1
+    }
 }
 
 impl Bars {
@@ -108,9 +135,17 @@ impl Bars {
         let svg = svg.finish("plot", [WIDTH, height], &label, &[]);
         let marked = bars().any(|bar| bar.mark.is_some());
         let mark = self.mark.filter(|_| marked).map(|mark| format!("◇ {mark} ")).unwrap_or_default();
+        let several = bars().any(Bar::is_over_seeds);
+        let single = bars().any(|bar| !bar.is_over_seeds() && bar.interval.is_some());
+        let spread = match (several, single) {
+            (false, false) => "",
+            (false, true) => ", 95% interval",
+            (true, false) => "; mean over seeds, a dot a seed, least to largest",
+            (true, true) => "; mean over seeds, a dot a seed, least to largest; of one seed its 95% interval",
+        };
         Some(Figure::new(
             self.title,
-            self.unit,
+            &format!("{}{spread}", self.unit),
             svg,
             legend.collect(),
             format!("{mark}{}", self.note),
@@ -139,6 +174,11 @@ impl Bars {
         if !self.from_zero {
             svg.circle(&format!("point {class}"), [place(value), middle], 4.0);
         }
+        if bar.is_over_seeds() {
+            for seed in &bar.seeds {
+                svg.circle(&format!("seed {class}"), [place(*seed), middle], 2.4);
+            }
+        }
         if let Some(mark) = bar.mark {
             let x = place(mark);
             let corners = [
@@ -157,21 +197,32 @@ impl Bars {
         self.write.map_or_else(|| super::number::figure(value), |write| write(value))
     }
 
-    /// `0.712 [0.690, 0.734]`
+    /// `0.712 [0.690, 0.734]`, of seeds `0.712 (0.690–0.734)`.
     fn written(&self, bar: &Bar) -> String {
+        if bar.is_over_seeds() {
+            return OverSeeds::of(bar.seeds.iter().copied().map(Some)).written(|value| self.number(value));
+        }
         let Some(value) = bar.value else { return NOTHING.into() };
         let interval = bar.interval.map(|[lo, hi]| format!(" [{}, {}]", self.number(lo), self.number(hi)));
         format!("{}{}", self.number(value), interval.unwrap_or_default())
     }
 
     fn table(&self, groups: &[&Group], names: &[&str]) -> Table {
-        let head = ["set", "run", "value", "95% from", "to"].into_iter().chain(self.mark);
+        let several = groups.iter().flat_map(|group| &group.bars).any(Bar::is_over_seeds);
+        let head: &[&str] = if several {
+            &["set", "group", "seeds", "mean", "from", "to"]
+        } else {
+            &["set", "run", "value", "95% from", "to"]
+        };
+        let head = head.iter().copied().chain(self.mark);
         let row = |group: &Group, bar: &Bar| {
             let name = names.get(bar.run).copied().unwrap_or_default().to_owned();
             let cell = |value: Option<f64>| value.map_or_else(|| NOTHING.into(), |value| self.number(value));
             let [lo, hi] = bar.interval.map_or([None, None], |ends| ends.map(Some));
             let mark = self.mark.map(|_| cell(bar.mark));
-            [group.name.clone(), name, cell(bar.value), cell(lo), cell(hi)].into_iter().chain(mark).collect()
+            let seeds = several.then(|| bar.seeds.len().max(1).to_string());
+            let figures = [cell(bar.value), cell(lo), cell(hi)];
+            [group.name.clone(), name].into_iter().chain(seeds).chain(figures).chain(mark).collect()
         };
         Table {
             head: head.map(|text| text.trim_end_matches('.').to_owned()).collect(),

@@ -5,13 +5,16 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// Values by their full keys.
+pub type Entries = BTreeMap<String, String>;
+
 /// A configuration.
 #[derive(Debug)]
 pub struct Configuration {
     /// As it stands in the file.
     pub text: String,
-    /// Values by their full keys; a term of the objective goes by its kind.
-    pub entries: BTreeMap<String, String>,
+    /// A term of the objective goes by its kind.
+    pub entries: Entries,
 }
 
 impl Configuration {
@@ -19,17 +22,19 @@ impl Configuration {
     /// [`Error::Config`] for a file that is no TOML.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(text) = read_if_there(path)? else { return Ok(None) };
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Config {
-            path: path.into(),
-            problems: vec![e.to_string()],
-        })?;
-        let mut entries = BTreeMap::new();
+        let parsed = Self::parse(text);
+        parsed.map(Some).map_err(|e| Error::Config { path: path.into(), problems: vec![e.to_string()] })
+    }
+
+    pub fn parse(text: String) -> std::result::Result<Self, toml::de::Error> {
+        let table: toml::Table = text.parse()?;
+        let mut entries = Entries::new();
         flatten("", &toml::Value::Table(table), &mut entries);
-        Ok(Some(Self { text, entries }))
+        Ok(Self { text, entries })
     }
 }
 
-fn flatten(path: &str, value: &toml::Value, entries: &mut BTreeMap<String, String>) {
+fn flatten(path: &str, value: &toml::Value, entries: &mut Entries) {
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match value {
         toml::Value::Table(table) => {
@@ -49,10 +54,10 @@ fn flatten(path: &str, value: &toml::Value, entries: &mut BTreeMap<String, Strin
 }
 
 /// The keys whose values are not the same in all configurations, each with its value in every one.
-pub fn differences(all: &[&Configuration]) -> Vec<(String, Vec<Option<String>>)> {
-    let keys: std::collections::BTreeSet<&String> = all.iter().flat_map(|c| c.entries.keys()).collect();
+pub fn differences(all: &[Entries]) -> Vec<(String, Vec<Option<String>>)> {
+    let keys: std::collections::BTreeSet<&String> = all.iter().flat_map(Entries::keys).collect();
     keys.into_iter()
-        .map(|key| (key.clone(), all.iter().map(|c| c.entries.get(key).cloned()).collect::<Vec<_>>()))
+        .map(|key| (key.clone(), all.iter().map(|entries| entries.get(key).cloned()).collect::<Vec<_>>()))
         .filter(|(_, values)| values.windows(2).any(|pair| pair[0] != pair[1]))
         .collect()
 }
@@ -63,19 +68,15 @@ mod tests {
 
     #[test]
     fn what_differs_is_found_by_its_key() {
-        let read = |text: &str| {
-            let folder = tempfile::tempdir().unwrap();
-            std::fs::write(folder.path().join("config.toml"), text).unwrap();
-            Configuration::read(&folder.path().join("config.toml")).unwrap().unwrap()
-        };
+        let read = |text: &str| Configuration::parse(text.into()).unwrap().entries;
         let one = read(
             "[optim]\nlr = 1e-3\n[[objective]]\nkind = \"hinge\"\n[[objective]]\nkind = \"sum-to-zero\"\nlambda = 0.1\n",
         );
         let two = read("[optim]\nlr = 1e-3\n[[objective]]\nkind = \"hinge\"\n");
-        let found = differences(&[&one, &two]);
+        let found = differences(&[one.clone(), two]);
         let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["objective.sum-to-zero.kind", "objective.sum-to-zero.lambda"]);
         assert_eq!(found[1].1, [Some("0.1".into()), None]);
-        assert!(differences(&[&one, &one]).is_empty());
+        assert!(differences(&[one.clone(), one]).is_empty());
     }
 }

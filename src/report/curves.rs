@@ -1,11 +1,11 @@
-//! Lines over steps, runs on top of each other.
+//! Lines over steps, groups of runs on top of each other.
 
-use super::Run;
 use super::axis::Axis;
 use super::figure::{Figure, LegendEntry, Table, sampled};
 use super::number::{figure, figure_or_nothing};
 use super::plot::{Plot, run_class};
-use super::series::{Series, span_of};
+use super::series::{Series, across, largest, least, middle, span_of};
+use super::{Run, RunGroup};
 use std::collections::HashMap;
 
 /// One value of so many may lie below a logarithmic axis.
@@ -17,7 +17,16 @@ pub struct Line {
     /// Classes of its colour and dashes.
     pub class: String,
     pub name: String,
-    pub series: Series,
+    /// One a seed. Of several, the line is their median and a band goes from the least to the largest.
+    pub seeds: Vec<Series>,
+}
+
+/// A line as it is drawn.
+struct Drawn<'l> {
+    line: &'l Line,
+    middle: Series,
+    /// The least and the largest of several seeds.
+    band: Option<[Series; 2]>,
 }
 
 /// What is drawn, and how.
@@ -71,17 +80,17 @@ pub struct Field {
 
 impl Field {
     /// The figure; `None` where no run has the field.
-    pub fn figure(&self, runs: &[Run]) -> Option<Figure> {
-        let lines = runs.iter().enumerate().filter_map(|(i, run)| {
-            let series = field_of(run, self.name, self.minus)?;
-            Some(Line { class: run_class(i), name: run.name.clone(), series })
+    pub fn figure(&self, groups: &[RunGroup]) -> Option<Figure> {
+        let lines = groups.iter().enumerate().filter_map(|(i, group)| {
+            let seeds = seeds_of(group, |run| field_of(run, self.name, self.minus))?;
+            Some(Line { class: run_class(i), name: group.name.clone(), seeds })
         });
         let curves = Curves {
             title: self.title.into(),
             unit: self.unit,
             log: self.log,
             rule: self.rule,
-            moments: self.alarm.map(|rule| moments(runs, rule, None)).unwrap_or_default(),
+            moments: self.alarm.map(|rule| moments(groups, rule, None)).unwrap_or_default(),
             note: self.note,
             style: self.style,
         };
@@ -99,12 +108,24 @@ pub fn field_of(run: &Run, name: &str, minus: Option<&str>) -> Option<Series> {
     Some(Series::new(steps_of(run), y))
 }
 
+/// What `of` finds in the runs of a group; `None` where it finds nothing.
+pub fn seeds_of<T>(group: &RunGroup, of: impl Fn(&Run) -> Option<T>) -> Option<Vec<T>> {
+    let found: Vec<T> = group.runs.iter().filter_map(of).collect();
+    (!found.is_empty()).then_some(found)
+}
+
+/// The last step of any run.
+pub fn last_step(groups: &[RunGroup]) -> f64 {
+    let runs = groups.iter().flat_map(|group| &group.runs);
+    runs.filter_map(|run| run.steps.numbers().last()).fold(0.0, |last: f64, step| last.max(*step as f64))
+}
+
 pub fn steps_of(run: &Run) -> Vec<f64> {
     run.steps.numbers().iter().map(|step| *step as f64).collect()
 }
 
 /// The alarms of a rule; of those about sets the ones about `set`, if one is given.
-pub fn moments(runs: &[Run], rule: &str, set: Option<&str>) -> Vec<Moment> {
+pub fn moments(groups: &[RunGroup], rule: &str, set: Option<&str>) -> Vec<Moment> {
     let of_run = |(i, run): (usize, &Run)| {
         let alarms = run
             .alarms
@@ -117,42 +138,47 @@ pub fn moments(runs: &[Run], rule: &str, set: Option<&str>) -> Vec<Moment> {
         };
         alarms.map(moment).collect::<Vec<_>>()
     };
-    runs.iter().enumerate().flat_map(of_run).collect()
+    let runs = groups.iter().enumerate().flat_map(|(i, group)| group.runs.iter().map(move |run| (i, run)));
+    runs.flat_map(of_run).collect()
 }
 
 impl Curves {
     /// Draws the lines; on `y` if given, so that figures beside each other compare. `None` where there is nothing to
     /// draw.
     pub fn figure(&self, lines: &[Line], y: Option<&Axis>) -> Option<Figure> {
-        let last = lines.iter().filter_map(|line| line.series.x.last()).fold(0.0, |a: f64, b| a.max(*b));
+        let drawn: Vec<Drawn> = lines.iter().map(|line| self.drawn(line)).collect();
+        let last = drawn.iter().filter_map(|line| line.middle.x.last()).fold(0.0, |a: f64, b| a.max(*b));
         let y = y.cloned().or_else(|| self.axis(lines))?;
         let mut plot = Plot::new(Axis::steps(last), y, "step");
         if let Some(rule) = self.rule {
             plot.rule(rule);
         }
-        let smooth: Vec<Series> = lines.iter().map(|line| self.smooth(&line.series)).collect();
-        if self.style == Style::Smoothed {
-            for line in lines.iter().filter(|line| span_of(line.series.x.len()) > 1) {
-                let outline = line.series.outline();
-                plot.line(&format!("raw {}", line.class), &outline.x, &outline.y);
+        for Drawn { line, band, .. } in &drawn {
+            if let Some([low, high]) = band {
+                let (low, high) = (low.reduced(least), high.reduced(largest));
+                plot.band(&format!("band b0 {}", line.class), &low.x, &low.y, &high.y);
+            } else if self.style == Style::Smoothed {
+                for series in line.seeds.iter().filter(|series| span_of(series.x.len()) > 1) {
+                    let outline = series.outline();
+                    plot.line(&format!("raw {}", line.class), &outline.x, &outline.y);
+                }
             }
         }
-        for (line, smooth) in lines.iter().zip(&smooth) {
-            let thin = smooth.thinned();
+        for Drawn { line, middle, .. } in &drawn {
+            let thin = middle.thinned();
             plot.line(&format!("curve {}", line.class), &thin.x, &thin.y);
             if self.style == Style::Dots {
-                smooth.x.iter().zip(&smooth.y).for_each(|(x, y)| plot.dot(&line.class, *x, *y));
+                middle.x.iter().zip(&middle.y).for_each(|(x, y)| plot.dot(&line.class, *x, *y));
             }
         }
         self.moments.iter().for_each(|moment| plot.moment(&moment.class, moment.step, &moment.title));
-        let legend: Vec<LegendEntry> = lines
+        let legend: Vec<LegendEntry> = drawn
             .iter()
-            .zip(&smooth)
-            .map(|(line, smooth)| LegendEntry {
+            .map(|Drawn { line, middle, .. }| LegendEntry {
                 class: line.class.clone(),
                 kind: "line",
                 name: line.name.clone(),
-                value: figure_or_nothing(smooth.last()),
+                value: figure_or_nothing(middle.last()),
             })
             .collect();
         let ends: Vec<String> =
@@ -171,32 +197,58 @@ impl Curves {
         }
     }
 
+    fn drawn<'l>(&self, line: &'l Line) -> Drawn<'l> {
+        let seeds: Vec<Series> = line.seeds.iter().map(|series| self.smooth(series)).collect();
+        let band = (seeds.len() > 1).then(|| [across(&seeds, least), across(&seeds, largest)]);
+        Drawn { line, middle: across(&seeds, middle), band }
+    }
+
     /// The axis that holds all values; a logarithmic one all but the lowest of many, which come near its depths.
     pub fn axis(&self, lines: &[Line]) -> Option<Axis> {
-        let values = lines.iter().flat_map(|line| line.series.y.iter().copied());
+        let mut values: Vec<f64> = Vec::new();
+        for line in lines {
+            let alone = line.seeds.len() < 2;
+            for series in &line.seeds {
+                // Single steps are drawn of a run alone only.
+                values.extend(if alone { series.y.clone() } else { self.smooth(series).y });
+            }
+        }
         if !self.log {
             return Axis::linear(values);
         }
-        let mut values: Vec<f64> = values.filter(|value| *value > 0.0).collect();
+        values.retain(|value| *value > 0.0);
         values.sort_by(f64::total_cmp);
         Axis::logarithmic(values.get(values.len() / LOWEST_SHARE..)?.iter().copied())
     }
 }
 
-/// Some of the steps of the longest line, with every line's value.
+/// Some of the steps of the longest line, with every line's value; of several seeds their median, least and largest.
 fn table(lines: &[Line]) -> Table {
-    let longest = lines.iter().max_by_key(|line| line.series.x.len());
-    let steps = longest.map_or(&[][..], |line| &line.series.x);
-    let values: Vec<HashMap<u64, f64>> = lines
+    let columns: Vec<(String, Series)> = lines
         .iter()
-        .map(|line| line.series.x.iter().map(|x| *x as u64).zip(line.series.y.iter().copied()).collect())
+        .flat_map(|Line { name, seeds, .. }| match seeds.as_slice() {
+            [one] => vec![(name.clone(), one.clone())],
+            seeds => vec![
+                (format!("{name}, median"), across(seeds, middle)),
+                (format!("{name}, least"), across(seeds, least)),
+                (format!("{name}, largest"), across(seeds, largest)),
+            ],
+        })
+        .collect();
+    let longest = columns.iter().max_by_key(|(_, series)| series.x.len());
+    let steps = longest.map_or(&[][..], |(_, series)| &series.x);
+    let values: Vec<HashMap<u64, f64>> = columns
+        .iter()
+        .map(|(_, series)| series.x.iter().map(|x| *x as u64).zip(series.y.iter().copied()).collect())
         .collect();
     let row = |step: u64| {
         let cells = values.iter().map(|values| figure(values.get(&step).copied().unwrap_or(f64::NAN)));
         std::iter::once(step.to_string()).chain(cells).collect()
     };
     Table {
-        head: std::iter::once("step".to_owned()).chain(lines.iter().map(|line| line.name.clone())).collect(),
+        head: std::iter::once("step".to_owned())
+            .chain(columns.iter().map(|(name, _)| name.clone()))
+            .collect(),
         rows: sampled(steps.len()).into_iter().map(|i| row(steps[i] as u64)).collect(),
     }
 }

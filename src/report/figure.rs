@@ -1,6 +1,9 @@
 //! A figure of the page: picture, legend, and the numbers behind it.
 
 use super::csv::write_row;
+use super::number;
+use super::series::Series;
+use super::svg::Picture;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -12,14 +15,14 @@ pub struct Figure {
     pub title: String,
     /// What is measured, and in which unit.
     pub unit: String,
-    /// A whole `<svg>` element, escaped.
-    pub svg: String,
+    pub picture: Picture,
     pub legend: Vec<LegendEntry>,
     pub note: String,
     pub table: Table,
-    /// The table as a data URI, and the name of the file to save it as.
+    /// The table as a data URI.
     pub csv: String,
-    pub csv_name: String,
+    /// The title as the name of a file, without its end.
+    pub slug: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,7 +45,7 @@ impl Figure {
     pub fn new(
         title: &str,
         unit: &str,
-        svg: String,
+        picture: Picture,
         legend: Vec<LegendEntry>,
         note: String,
         table: Table,
@@ -50,14 +53,15 @@ impl Figure {
         let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
         let slug: String = title.chars().map(word).take(60).collect();
         let words: Vec<&str> = slug.split('-').filter(|word| !word.is_empty()).collect();
+        let slug = words.join("-");
         Self {
             title: title.into(),
             unit: unit.into(),
-            svg,
+            picture,
             legend,
             note,
             csv: table.data_uri(),
-            csv_name: format!("{}.csv", words.join("-")),
+            slug,
             table,
         }
     }
@@ -91,16 +95,28 @@ pub fn sampled(count: usize) -> Vec<usize> {
     (0..TABLE_ROWS).map(|i| i * (count - 1) / (TABLE_ROWS - 1)).collect()
 }
 
+/// Some of the steps of series that share them, a column a series.
+pub fn sampled_rows(series: &[Series]) -> Vec<Vec<String>> {
+    let steps = series.first().map_or(&[][..], |first| &first.x);
+    let row = |i: usize| {
+        let cells = series.iter().map(|series| number::figure(series.y.get(i).copied().unwrap_or(f64::NAN)));
+        std::iter::once((steps[i] as u64).to_string()).chain(cells).collect()
+    };
+    sampled(steps.len()).into_iter().map(row).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::svg::Svg;
     use super::*;
 
     #[test]
     fn a_table_travels_as_a_data_uri() {
         let table = Table { head: vec!["a b".into()], rows: vec![vec!["1,\"ü".into()]] };
-        let figure = Figure::new("Norm variance, |h|", "", String::new(), Vec::new(), String::new(), table);
+        let picture = Svg::default().finish("", [1.0, 1.0], "", &[]);
+        let figure = Figure::new("Norm variance, |h|", "", picture, Vec::new(), String::new(), table);
         assert_eq!(figure.csv, "data:text/csv;charset=utf-8,a%20b%0A%221%2C%22%22%C3%BC%22%0A");
-        assert_eq!(figure.csv_name, "norm-variance-h.csv");
+        assert_eq!(figure.slug, "norm-variance-h");
     }
 
     #[test]

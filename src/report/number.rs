@@ -49,6 +49,11 @@ pub fn scientific(value: f64, decimals: usize) -> String {
     }
 }
 
+/// A count, or a mean of counts.
+pub fn count(value: f64) -> String {
+    if value.fract() == 0.0 && (0.0..1e15).contains(&value) { grouped(value as u64) } else { figure(value) }
+}
+
 /// The median of the numbers that are finite.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();

@@ -1,10 +1,11 @@
 //! The page: everything put together and rendered.
 
-use super::configuration::{Configuration, differences};
+use super::configuration::{Entries, differences};
 use super::figure::{Figure, Table};
+use super::group::SEED;
 use super::number::NOTHING;
 use super::plot::run_class;
-use super::{Run, norms, rewards, scenarios, summary, training};
+use super::{RunGroup, norms, rewards, scenarios, summary, training};
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -19,7 +20,11 @@ struct Page {
     version: &'static str,
     style: &'static str,
     script: &'static str,
-    runs: Vec<RunSummary>,
+    groups: Vec<GroupSummary>,
+    /// Whether a group has several seeds.
+    has_seeds: bool,
+    /// How many groups or runs there are.
+    count: String,
     between: Option<String>,
     key_figures: Table,
     sections: Vec<Section>,
@@ -33,7 +38,7 @@ struct Page {
 }
 
 #[derive(Serialize)]
-struct RunSummary {
+struct GroupSummary {
     name: String,
     class: String,
     status: String,
@@ -41,42 +46,42 @@ struct RunSummary {
 }
 
 #[derive(Serialize)]
-struct Section {
+pub struct Section {
     id: &'static str,
     title: &'static str,
     lead: &'static str,
-    figures: Vec<Figure>,
+    pub figures: Vec<Figure>,
 }
 
-/// A run's configuration as it was written.
+/// A configuration as it was written.
 #[derive(Serialize)]
 struct Written {
-    name: String,
+    title: String,
     text: String,
 }
 
-/// Renders the page about `runs`: HTML with its style, script and pictures inside.
+/// Renders the page about groups of runs: HTML with its style, script and pictures inside.
 ///
 /// # Errors
 /// [`Error::Template`], should the template be wrong.
-pub fn render(runs: &[Run]) -> Result<String> {
+pub fn render(groups: &[RunGroup]) -> Result<String> {
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
-        style: include_str!("page.css"),
+        style: concat!(include_str!("theme.css"), include_str!("plot.css"), include_str!("page.css")),
         script: include_str!("page.js"),
-        runs: runs.iter().enumerate().map(|(i, run)| run_summary(i, run)).collect(),
-        between: summary::between(runs),
-        key_figures: summary::table(runs),
-        sections: sections(runs),
-        sets: scenarios::table(runs),
-        comparisons: scenarios::comparisons(runs),
-        alarms: alarms(runs),
-        differences: configuration_table(runs),
-        configurations: configurations(runs)
-            .map(|(name, c)| Written { name: name.into(), text: c.text.clone() })
-            .collect(),
-        sources: scenarios::sources(runs),
-        has_histograms: runs.iter().any(|run| {
+        groups: groups.iter().enumerate().map(|(i, group)| group_summary(i, group)).collect(),
+        has_seeds: groups.iter().any(RunGroup::is_several),
+        count: count(groups),
+        between: summary::between(groups),
+        key_figures: summary::table(groups),
+        sections: sections(groups),
+        sets: scenarios::table(groups),
+        comparisons: scenarios::comparisons(groups),
+        alarms: alarms(groups),
+        differences: configuration_table(groups),
+        configurations: groups.iter().filter_map(written).collect(),
+        sources: scenarios::sources(groups),
+        has_histograms: groups.iter().flat_map(|group| &group.runs).any(|run| {
             run.sets().0.iter().any(|(_, set)| set.rewards.as_ref().is_some_and(|r| r.histogram.is_some()))
         }),
     };
@@ -90,49 +95,57 @@ pub fn render(runs: &[Run]) -> Result<String> {
     environment.get_template(PAGE).and_then(|template| template.render(Serde(&page))).map_err(fail)
 }
 
-fn run_summary(i: usize, run: &Run) -> RunSummary {
-    RunSummary {
-        name: run.name.clone(),
+fn group_summary(i: usize, group: &RunGroup) -> GroupSummary {
+    GroupSummary {
+        name: group.name.clone(),
         class: run_class(i),
-        status: summary::status(run),
-        sentence: summary::sentence(run),
+        status: summary::status(group),
+        sentence: summary::sentence(group),
     }
 }
 
-fn sections(runs: &[Run]) -> Vec<Section> {
+fn count(groups: &[RunGroup]) -> String {
+    match groups.iter().map(|group| group.runs.len()).sum::<usize>() {
+        runs if runs == groups.len() => format!("{runs} runs"),
+        runs => format!("{} groups, {runs} runs", groups.len()),
+    }
+}
+
+/// The sections that there are figures for.
+pub fn sections(groups: &[RunGroup]) -> Vec<Section> {
     let all = [
         Section {
             id: "scenarios",
             title: "Scenarios",
             lead: "How well the models rank responses that they were not trained on: new responses to training prompts \
                    (in-domain), new prompts, new response models, and both new.",
-            figures: scenarios::figures(runs),
+            figures: scenarios::figures(groups),
         },
         Section {
             id: "norms",
             title: "Hidden norms",
             lead: "A reward is |W_p| |h| cos(W_p, h), h the last token's hidden state. The cheapest way to a larger \
                    margin is a longer h; outliers in |h| are extreme rewards on text that was never seen.",
-            figures: norms::figures(runs),
+            figures: norms::figures(groups),
         },
         Section {
             id: "rewards",
             title: "Rewards",
             lead: "Where rewards are, how far they spread, and whether they drift.",
-            figures: rewards::figures(runs),
+            figures: rewards::figures(groups),
         },
         Section {
             id: "training",
             title: "Training",
             lead: "The course of the optimization.",
-            figures: training::figures(runs),
+            figures: training::figures(groups),
         },
     ];
     all.into_iter().filter(|section| !section.figures.is_empty()).collect()
 }
 
-fn alarms(runs: &[Run]) -> Table {
-    let rows = runs.iter().flat_map(|run| {
+fn alarms(groups: &[RunGroup]) -> Table {
+    let rows = groups.iter().flat_map(|group| &group.runs).flat_map(|run| {
         run.alarms.iter().map(|alarm| {
             let rule =
                 alarm.split.as_ref().map_or(alarm.rule.clone(), |set| format!("{}, {set}", alarm.rule));
@@ -142,18 +155,33 @@ fn alarms(runs: &[Run]) -> Table {
     Table { head: ["run", "step", "rule", "message"].map(String::from).into(), rows: rows.collect() }
 }
 
-fn configurations(runs: &[Run]) -> impl Iterator<Item = (&str, &Configuration)> {
-    runs.iter().filter_map(|run| Some((run.name.as_str(), run.configuration.as_ref()?)))
+/// The configuration of a group's first run.
+fn written(group: &RunGroup) -> Option<Written> {
+    let run = group.runs.first()?;
+    let title = if group.is_several() {
+        format!("{}: config.toml of {}; {SEED} is {} in turn", group.name, run.name, group.seeds().join(", "))
+    } else {
+        format!("{}: config.toml", run.name)
+    };
+    Some(Written { title, text: run.configuration.as_ref()?.text.clone() })
 }
 
-fn configuration_table(runs: &[Run]) -> Table {
-    let (names, all): (Vec<&str>, Vec<&Configuration>) = configurations(runs).unzip();
+/// What differs between the groups; of seeds all are there.
+pub fn configuration_table(groups: &[RunGroup]) -> Table {
+    let entries = |group: &RunGroup| -> Option<(String, Entries)> {
+        let mut entries = group.runs.first()?.configuration.as_ref()?.entries.clone();
+        if group.is_several() {
+            entries.insert(SEED.into(), group.seeds().join(", "));
+        }
+        Some((group.name.clone(), entries))
+    };
+    let (names, all): (Vec<String>, Vec<Entries>) = groups.iter().filter_map(entries).unzip();
     let row = |(key, values): (String, Vec<Option<String>>)| {
         let cells = values.into_iter().map(|value| value.unwrap_or_else(|| NOTHING.into()));
         std::iter::once(key).chain(cells).collect()
     };
     Table {
-        head: std::iter::once("key").chain(names).map(String::from).collect(),
+        head: std::iter::once("key".to_owned()).chain(names).collect(),
         rows: differences(&all).into_iter().map(row).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! The frame of a plot over two axes: grid, ticks, and what is drawn inside.
 
 use super::axis::Axis;
-use super::svg::{Anchor, Svg};
+use super::svg::{Anchor, Picture, Svg};
 
 /// Of every plot over steps. A column of the page is about as wide, so that text comes out at about its size.
 pub const WIDTH: f64 = 420.0;
@@ -11,8 +11,8 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 36.0;
 
-/// Colours come round after so many runs, dash patterns after so many; together after 30.
-const COLOURS: usize = 6;
+/// Colours come round after so many runs, dash patterns after so many; together after 40.
+const COLOURS: usize = 8;
 const DASHES: usize = 5;
 
 /// The classes of a run's marks.
@@ -108,7 +108,7 @@ impl Plot {
     }
 
     /// The picture. With `readable` the page's script can tell values under the pointer.
-    pub fn finish(self, label: &str, readable: bool) -> String {
+    pub fn finish(self, label: &str, readable: bool) -> Picture {
         let scale = if self.y.log { "log" } else { "linear" };
         let data = [
             ("box", format!("{LEFT} {TOP} {} {}", WIDTH - RIGHT, HEIGHT - BOTTOM)),

@@ -1,17 +1,17 @@
 //! Rewards: where they are in training, and how they are distributed over the evaluated sets.
 
-use super::Run;
 use super::axis::Axis;
-use super::curves::{Field, field_of, steps_of};
-use super::figure::{Figure, LegendEntry, Table, sampled};
+use super::curves::{Field, field_of, last_step, seeds_of};
+use super::figure::{Figure, LegendEntry, Table, sampled_rows};
 use super::histogram;
-use super::number::{figure, figure_or_nothing};
+use super::number::figure_or_nothing;
 use super::plot::{Plot, run_class};
-use super::series::{Series, mean, span_of};
+use super::series::{Series, across, largest, least, mean, middle, span_of};
 use super::svg::shortened;
+use super::{Run, RunGroup};
 
 /// The figures, in order.
-pub fn figures(runs: &[Run]) -> Vec<Figure> {
+pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
     let field = |title, unit, name| Field { title, unit, name, rule: Some(0.0), ..Field::default() };
     let fields = [
         Field {
@@ -25,13 +25,13 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
             ..field("Spread of rewards", "standard deviation over a step's sequences", "reward_std")
         },
     ];
-    let mut figures: Vec<Figure> = fields.iter().filter_map(|field| field.figure(runs)).collect();
-    figures.extend(bands(runs));
-    figures.extend(histogram::figures(runs));
+    let mut figures: Vec<Figure> = fields.iter().filter_map(|field| field.figure(groups)).collect();
+    figures.extend(bands(groups));
+    figures.extend(histogram::figures(groups));
     figures
 }
 
-/// Mean, deviation and extremes of a run's rewards, thin enough to draw.
+/// Mean, deviation and extremes of rewards.
 struct Spread {
     mean: Series,
     low: Series,
@@ -47,35 +47,50 @@ impl Spread {
         let deviation = field_of(run, "reward_std", None)?.smoothed(span, false);
         let shifted = |sign: f64| {
             let y = centre.y.iter().zip(&deviation.y).map(|(mean, std)| mean + sign * std).collect();
-            Series::new(centre.x.clone(), y).reduced(mean)
+            Series::new(centre.x.clone(), y)
         };
         Some(Self {
             low: shifted(-1.0),
             high: shifted(1.0),
-            least: field_of(run, "reward_min", None)?
-                .reduced(|v| v.iter().copied().fold(f64::INFINITY, f64::min)),
-            largest: field_of(run, "reward_max", None)?
-                .reduced(|v| v.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
-            mean: centre.reduced(mean),
+            least: field_of(run, "reward_min", None)?,
+            largest: field_of(run, "reward_max", None)?,
+            mean: centre,
+        })
+    }
+
+    /// Medians over seeds, and the extremes of any; thin enough to draw.
+    fn over_seeds(group: &RunGroup) -> Option<Self> {
+        let seeds = seeds_of(group, Self::of)?;
+        let all =
+            |part: fn(&Self) -> &Series| seeds.iter().map(|seed| part(seed).clone()).collect::<Vec<_>>();
+        Some(Self {
+            mean: across(&all(|s| &s.mean), middle).reduced(mean),
+            low: across(&all(|s| &s.low), middle).reduced(mean),
+            high: across(&all(|s| &s.high), middle).reduced(mean),
+            least: across(&all(|s| &s.least), least).reduced(least),
+            largest: across(&all(|s| &s.largest), largest).reduced(largest),
         })
     }
 }
 
-/// Rewards of a step, a figure a run, on one axis.
-fn bands(runs: &[Run]) -> Vec<Figure> {
-    let all: Vec<(usize, &Run, Spread)> =
-        runs.iter().enumerate().filter_map(|(i, run)| Some((i, run, Spread::of(run)?))).collect();
+/// Rewards of a step, a figure a group, on one axis.
+fn bands(groups: &[RunGroup]) -> Vec<Figure> {
+    let all: Vec<(usize, &RunGroup, Spread)> = groups
+        .iter()
+        .enumerate()
+        .filter_map(|(i, group)| Some((i, group, Spread::over_seeds(group)?)))
+        .collect();
     let values = all.iter().flat_map(|(_, _, s)| s.least.y.iter().chain(&s.largest.y).copied());
     let Some(y) = Axis::linear(values) else { return Vec::new() };
-    let last = runs.iter().filter_map(|run| steps_of(run).last().copied()).fold(0.0, f64::max);
-    let figure_of = |(i, run, spread): &(usize, &Run, Spread)| {
+    let last = last_step(groups);
+    let figure_of = |(i, group, spread): &(usize, &RunGroup, Spread)| {
         let class = run_class(*i);
         let mut plot = Plot::new(Axis::steps(last), y.clone(), "step");
         plot.rule(0.0);
         plot.band(&format!("band b0 {class}"), &spread.least.x, &spread.least.y, &spread.largest.y);
         plot.band(&format!("band b2 {class}"), &spread.low.x, &spread.low.y, &spread.high.y);
         plot.line(&format!("curve {class}"), &spread.mean.x, &spread.mean.y);
-        let title = format!("Rewards, {}", shortened(&run.name, 40));
+        let title = format!("Rewards, {}", shortened(&group.name, 40));
         let label = format!(
             "{title}, by step; at the end: mean {}, from {} to {}",
             figure_or_nothing(spread.mean.last()),
@@ -98,23 +113,24 @@ fn bands(runs: &[Run]) -> Vec<Figure> {
             "rewards of a step's sequences; all runs on one axis",
             plot.finish(&label, true),
             legend,
-            String::new(),
-            table(run),
+            group.count().map_or_else(String::new, |count| {
+                format!("Medians over {count}; all is from the least to the largest of any.")
+            }),
+            table(group),
         )
     };
     all.iter().map(figure_of).collect()
 }
 
-fn table(run: &Run) -> Table {
-    let names = ["reward_mean", "reward_std", "reward_min", "reward_max"];
-    let columns = names.map(|name| run.steps.column(name).unwrap_or_default());
-    let numbers = run.steps.numbers();
-    let row = |i: usize| {
-        let cells = columns.iter().map(|column| figure(column.get(i).copied().unwrap_or(f64::NAN)));
-        std::iter::once(numbers[i].to_string()).chain(cells).collect()
-    };
+fn table(group: &RunGroup) -> Table {
+    type Reduce = fn(&[f64]) -> f64;
+    let columns: [(&str, Reduce); 4] =
+        [("reward_mean", middle), ("reward_std", middle), ("reward_min", least), ("reward_max", largest)];
+    let series = columns.map(|(name, reduce)| {
+        across(&seeds_of(group, |run| field_of(run, name, None)).unwrap_or_default(), reduce)
+    });
     Table {
         head: ["step", "mean", "deviation", "least", "largest"].map(String::from).into(),
-        rows: sampled(numbers.len()).into_iter().map(row).collect(),
+        rows: sampled_rows(&series),
     }
 }

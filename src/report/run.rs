@@ -79,6 +79,19 @@ pub fn read_all(folders: &[PathBuf], hint: &mut dyn FnMut(String)) -> Result<Vec
 }
 
 impl Run {
+    /// One without anything.
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            configuration: None,
+            steps: Steps::default(),
+            evals: Vec::new(),
+            alarms: Vec::new(),
+            report: None,
+            finished: false,
+        }
+    }
+
     fn read(folder: &Path, hint: &mut dyn FnMut(String)) -> Result<Self> {
         let metrics = folder.join("metrics.jsonl");
         if folder.is_dir() && !metrics.is_file() {
@@ -90,13 +103,10 @@ impl Run {
             hint(format!("{}: no config.toml, so configurations are not compared", folder.display()));
         }
         let mut run = Self {
-            name: String::new(),
             configuration,
-            steps: Steps::default(),
-            evals: Vec::new(),
-            alarms: Vec::new(),
             report: EvalReport::read(&folder.join("eval.json"))?,
             finished: folder.join("final").is_dir(),
+            ..Self::named("")
         };
         run.read_metrics(&metrics, hint)?;
         if run.steps.numbers().is_empty() {

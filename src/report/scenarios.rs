@@ -1,23 +1,22 @@
 //! The evaluated sets: accuracy, tau, the over-optimization gap, and what an eval report says beyond them.
 
-use super::Run;
 use super::bars::{Bar, Bars, Group};
-use super::curves::{Curves, Line, Style, moments};
+use super::curves::{Curves, Line, Style, moments, seeds_of};
 use super::figure::{Figure, Table};
-use super::number::{figure_or_nothing, share};
+use super::number::{count, figure, figure_or_nothing, share};
 use super::plot::run_class;
 use super::series::Series;
 use super::sets::{Gap, SetFigures, gap_between};
 use super::svg::shortened;
-use crate::base::figures::grouped;
+use super::{Run, RunGroup};
 
 /// The set that the others are compared with.
 pub const IN_DOMAIN: &str = "in-domain";
 
 /// The names of all sets, in the order in which they are met.
-pub fn set_names(runs: &[Run]) -> Vec<String> {
+pub fn set_names(groups: &[RunGroup]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for run in runs {
+    for run in groups.iter().flat_map(|group| &group.runs) {
         for (name, _) in run.sets().0 {
             if !names.iter().any(|other| other == name) {
                 names.push(name.to_owned());
@@ -27,7 +26,7 @@ pub fn set_names(runs: &[Run]) -> Vec<String> {
     names
 }
 
-fn set_of<'r>(run: &'r Run, name: &str) -> Option<&'r SetFigures> {
+pub fn set_of<'r>(run: &'r Run, name: &str) -> Option<&'r SetFigures> {
     run.sets().0.into_iter().find(|(set, _)| *set == name).map(|(_, figures)| figures)
 }
 
@@ -38,33 +37,43 @@ pub fn gap_of(run: &Run, set: &str) -> Option<Gap> {
 }
 
 /// Where the figures of the runs are from, in a sentence.
-pub fn sources(runs: &[Run]) -> String {
-    let sources: Vec<String> = runs.iter().map(|run| run.sets().1).collect();
+pub fn sources(groups: &[RunGroup]) -> String {
+    let of_group = |group: &RunGroup| -> Vec<(String, String)> {
+        let sources: Vec<String> = group.runs.iter().map(|run| run.sets().1).collect();
+        match sources.first() {
+            Some(first) if sources.iter().all(|source| source == first) => {
+                vec![(first.clone(), group.name.clone())]
+            }
+            _ => sources.into_iter().zip(group.runs.iter().map(|run| run.name.clone())).collect(),
+        }
+    };
+    let sources: Vec<(String, String)> = groups.iter().flat_map(of_group).collect();
     match sources.first() {
-        Some(first) if sources.iter().all(|source| source == first) => format!("Figures are from {first}."),
+        Some((first, _)) if sources.iter().all(|(source, _)| source == first) => {
+            format!("Figures are from {first}.")
+        }
         _ => {
-            let of_run = |(run, source): (&Run, &String)| format!("{} ({})", source, run.name);
-            format!(
-                "Figures are from {}.",
-                runs.iter().zip(&sources).map(of_run).collect::<Vec<_>>().join("; ")
-            )
+            let told = sources.iter().map(|(source, name)| format!("{source} ({name})"));
+            format!("Figures are from {}.", told.collect::<Vec<_>>().join("; "))
         }
     }
 }
 
 /// The figures, in order.
-pub fn figures(runs: &[Run]) -> Vec<Figure> {
-    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+pub fn figures(runs: &[RunGroup]) -> Vec<Figure> {
+    let names: Vec<&str> = runs.iter().map(|group| group.name.as_str()).collect();
     let sets = set_names(runs);
     let groups = |bar: &dyn Fn(&Run, &str) -> Option<Bar>| -> Vec<Group> {
         let group = |set: &String| {
-            let bars =
-                runs.iter().enumerate().filter_map(|(run, found)| Some(Bar { run, ..bar(found, set)? }));
+            let bars = runs.iter().enumerate().filter_map(|(run, group)| {
+                let seeds = seeds_of(group, |found| bar(found, set))?;
+                Some(Bar { run, ..Bar::over_seeds(seeds)? })
+            });
             Group { name: set.clone(), bars: bars.collect() }
         };
         sets.iter().map(group).collect()
     };
-    let bar = |value, interval, mark| Bar { run: 0, value, interval, mark };
+    let bar = |value, interval, mark| Bar { value, interval, mark, ..Bar::default() };
     let accuracy = groups(&|run, set| {
         let set = set_of(run, set)?;
         Some(bar(set.accuracy, set.accuracy_ci95, set.longest_wins))
@@ -82,7 +91,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
     let drawn = [
         Bars {
             title: "Accuracy",
-            unit: "share of response pairs ranked rightly, 95% interval",
+            unit: "share of response pairs ranked rightly",
             range: Some([0.0, 1.0]),
             from_zero: true,
             rule: Some(0.5),
@@ -93,7 +102,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         .figure(&accuracy, &names),
         Bars {
             title: "Over-optimization gap",
-            unit: "in-domain accuracy minus the set's, 95% interval",
+            unit: "in-domain accuracy minus the set's",
             rule: Some(0.0),
             note: "Right of the line, the model does worse than on its own domain.".into(),
             ..shares()
@@ -101,7 +110,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         .figure(&gaps, &names),
         Bars {
             title: "Kendall's tau",
-            unit: "mean tau-b within a prompt, 95% interval",
+            unit: "mean tau-b within a prompt",
             rule: Some(0.0),
             from_zero: true,
             ..shares()
@@ -120,19 +129,23 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
 }
 
 /// Accuracy by step, a figure a set, where a run was evaluated more than once.
-fn course(runs: &[Run], sets: &[String]) -> Vec<Figure> {
+fn course(groups: &[RunGroup], sets: &[String]) -> Vec<Figure> {
     let lines = |set: &str| -> Vec<Line> {
-        let of_run = |(i, run): (usize, &Run)| {
+        let of_run = |run: &Run| {
             let points = run.evals.iter().filter(|line| line.split == set);
             let (x, y) = points.map(|e| (e.step as f64, e.figures.accuracy.unwrap_or(f64::NAN))).unzip();
             let series = Series::new(x, y);
-            series.last().map(|_| Line { class: run_class(i), name: run.name.clone(), series })
+            series.last().map(|_| series)
         };
-        runs.iter().enumerate().filter_map(of_run).collect()
+        let of_group = |(i, group): (usize, &RunGroup)| {
+            let seeds = seeds_of(group, of_run)?;
+            Some(Line { class: run_class(i), name: group.name.clone(), seeds })
+        };
+        groups.iter().enumerate().filter_map(of_group).collect()
     };
     let all: Vec<(&String, Vec<Line>)> = sets.iter().map(|set| (set, lines(set))).collect();
     let together: Vec<Line> = all.iter().flat_map(|(set, _)| lines(set)).collect();
-    if together.iter().all(|line| line.series.x.len() < 2) {
+    if together.iter().flat_map(|line| &line.seeds).all(|series| series.x.len() < 2) {
         return Vec::new();
     }
     let figure = |(set, lines): &(&String, Vec<Line>)| {
@@ -141,7 +154,7 @@ fn course(runs: &[Run], sets: &[String]) -> Vec<Figure> {
             unit: "share of response pairs; all sets on one axis",
             rule: Some(0.5),
             style: Style::Dots,
-            moments: moments(runs, "gap", Some(set)),
+            moments: moments(groups, "gap", Some(set)),
             ..Curves::default()
         };
         curves.figure(lines, curves.axis(&together).as_ref())
@@ -149,47 +162,54 @@ fn course(runs: &[Run], sets: &[String]) -> Vec<Figure> {
     all.iter().filter_map(figure).collect()
 }
 
+/// What the rows of a table are called.
+pub fn noun(groups: &[RunGroup]) -> &'static str {
+    if groups.iter().any(RunGroup::is_several) { "group" } else { "run" }
+}
+
 /// What a table of sets has beyond the figures: columns that no run fills are left out.
-pub fn table(runs: &[Run]) -> Table {
-    type Cell = fn(&SetFigures) -> Option<String>;
-    fn number(value: Option<f64>) -> Option<String> {
-        value.map(|value| figure_or_nothing(Some(value)))
-    }
-    let columns: [(&str, Cell); 17] = [
-        ("rows", |s| s.rows.map(grouped)),
-        ("ties", |s| s.ties.map(|ties| ties.to_string())),
-        ("longest wins", |s| s.longest_wins.map(share)),
-        ("length-controlled accuracy", |s| s.length?.controlled_accuracy.map(share)),
-        ("reward a doubling", |s| number(s.length?.reward_slope)),
-        ("markdown effect", |s| number(s.length?.markdown_effect)),
-        ("ECE", |s| number(s.calibration?.ece)),
-        ("Brier", |s| number(s.calibration?.brier)),
-        ("NLL", |s| number(s.calibration?.nll)),
-        ("temperature", |s| number(s.calibration?.temperature)),
-        ("reward mean", |s| number(s.reward_mean)),
-        ("reward deviation", |s| number(s.reward_std)),
-        ("norm mean", |s| number(s.hidden?.norm_mean)),
-        ("norm variance", |s| number(s.hidden.and_then(|h| h.norm_var).or(s.hidden_norm_var))),
-        ("norm skew", |s| number(s.hidden?.norm_skew)),
-        ("effective rank", |s| number(s.hidden?.effective_rank)),
-        ("swap difference", |s| number(s.antisymmetry?.max_difference)),
+pub fn table(groups: &[RunGroup]) -> Table {
+    type Cell = fn(&SetFigures) -> Option<f64>;
+    type Write = fn(f64) -> String;
+    let columns: [(&str, Cell, Write); 17] = [
+        ("rows", |s| s.rows.map(|rows| rows as f64), count),
+        ("ties", |s| s.ties.map(|ties| ties as f64), count),
+        ("longest wins", |s| s.longest_wins, share),
+        ("length-controlled accuracy", |s| s.length?.controlled_accuracy, share),
+        ("reward a doubling", |s| s.length?.reward_slope, figure),
+        ("markdown effect", |s| s.length?.markdown_effect, figure),
+        ("ECE", |s| s.calibration?.ece, figure),
+        ("Brier", |s| s.calibration?.brier, figure),
+        ("NLL", |s| s.calibration?.nll, figure),
+        ("temperature", |s| s.calibration?.temperature, figure),
+        ("reward mean", |s| s.reward_mean, figure),
+        ("reward deviation", |s| s.reward_std, figure),
+        ("norm mean", |s| s.hidden?.norm_mean, figure),
+        ("norm variance", |s| s.hidden.and_then(|h| h.norm_var).or(s.hidden_norm_var), figure),
+        ("norm skew", |s| s.hidden?.norm_skew, figure),
+        ("effective rank", |s| s.hidden?.effective_rank, figure),
+        ("swap difference", |s| s.antisymmetry?.max_difference, figure),
     ];
-    let rows: Vec<(String, &Run, &SetFigures)> = set_names(runs)
+    let rows: Vec<(String, &RunGroup)> = set_names(groups)
         .into_iter()
-        .flat_map(|set| runs.iter().filter_map(move |run| Some((set.clone(), run, set_of(run, &set)?))))
+        .flat_map(|set| groups.iter().map(move |group| (set.clone(), group)))
+        .filter(|(set, group)| group.runs.iter().any(|run| set_of(run, set).is_some()))
         .collect();
-    let used: Vec<&(&str, Cell)> = columns
+    let over_seeds = |(set, group): &(String, &RunGroup), cell: Cell| {
+        group.over_seeds(|run| set_of(run, set).and_then(cell))
+    };
+    let used: Vec<&(&str, Cell, Write)> = columns
         .iter()
-        .filter(|(_, cell)| rows.iter().any(|(_, _, figures)| cell(figures).is_some()))
+        .filter(|(_, cell, _)| rows.iter().any(|row| over_seeds(row, *cell).mean().is_some()))
         .collect();
-    let row = |(set, run, figures): &(String, &Run, &SetFigures)| {
-        let cells = used.iter().map(|(_, cell)| cell(figures).unwrap_or_else(|| figure_or_nothing(None)));
-        [set.clone(), run.name.clone()].into_iter().chain(cells).collect()
+    let row = |row: &(String, &RunGroup)| {
+        let cells = used.iter().map(|(_, cell, write)| over_seeds(row, *cell).written(write));
+        [row.0.clone(), row.1.name.clone()].into_iter().chain(cells).collect()
     };
     Table {
-        head: ["set", "run"]
+        head: ["set", noun(groups)]
             .into_iter()
-            .chain(used.iter().map(|(name, _)| *name))
+            .chain(used.iter().map(|(name, _, _)| *name))
             .map(String::from)
             .collect(),
         rows: rows.iter().map(row).collect(),
@@ -197,8 +217,8 @@ pub fn table(runs: &[Run]) -> Table {
 }
 
 /// Paired comparisons with another model, as `eval --compare` made them.
-pub fn comparisons(runs: &[Run]) -> Table {
-    let rows = runs.iter().flat_map(|run| {
+pub fn comparisons(groups: &[RunGroup]) -> Table {
+    let rows = groups.iter().flat_map(|group| &group.runs).flat_map(|run| {
         let comparison = run.report.as_ref().and_then(|report| report.comparison.as_ref());
         comparison.into_iter().flat_map(move |other| {
             other.splits.iter().map(move |(set, figures)| {

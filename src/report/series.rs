@@ -1,5 +1,7 @@
 //! Values over steps, made fit for a plot of a few hundred pixels.
 
+use super::number::median;
+
 /// So many positions along the x axis are told apart.
 pub const COLUMNS: usize = 240;
 
@@ -95,9 +97,38 @@ impl Series {
     }
 }
 
-/// The mean of the columns' values.
+/// At every step that any of several series has, what `of` makes of the values there; one alone stays as it is.
+pub fn across(all: &[Series], of: impl Fn(&[f64]) -> f64) -> Series {
+    if let [one] = all {
+        return one.clone();
+    }
+    let mut points: Vec<(f64, f64)> =
+        all.iter().flat_map(|series| series.x.iter().copied().zip(series.y.iter().copied())).collect();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut made = Series::default();
+    for at in points.chunk_by(|a, b| a.0 == b.0) {
+        let finite: Vec<f64> = at.iter().map(|(_, y)| *y).filter(|y| y.is_finite()).collect();
+        made.x.extend(at.first().map(|(x, _)| *x));
+        made.y.push(if finite.is_empty() { f64::NAN } else { of(&finite) });
+    }
+    made
+}
+
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The median of finite values.
+pub fn middle(values: &[f64]) -> f64 {
+    median(values).unwrap_or(f64::NAN)
+}
+
+pub fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 #[cfg(test)]
@@ -128,6 +159,24 @@ mod tests {
         assert!(points.contains(&(12_345.0, 100.0)) && points.contains(&(40_001.0, -100.0)));
         let gaps: Vec<f64> = points.iter().filter(|(_, y)| y.is_nan()).map(|(x, _)| *x).collect();
         assert!(!gaps.is_empty() && gaps.iter().all(|x| (20_000.0..22_000.0).contains(x)), "{gaps:?}");
+    }
+
+    #[test]
+    fn series_meet_at_their_steps() {
+        let one = Series::new(vec![1.0, 2.0, 3.0], vec![1.0, 5.0, f64::NAN]);
+        let two = Series::new(vec![2.0, 3.0, 4.0], vec![7.0, f64::NAN, 9.0]);
+        let three = Series::new(vec![2.0], vec![30.0]);
+        let all = [one.clone(), two, three];
+        let found = |of: fn(&[f64]) -> f64| {
+            let Series { x, y } = across(&all, of);
+            assert_eq!(x, [1.0, 2.0, 3.0, 4.0]);
+            assert!(y[2].is_nan());
+            [y[0], y[1], y[3]]
+        };
+        assert_eq!(found(middle), [1.0, 7.0, 9.0]);
+        assert_eq!(found(mean), [1.0, 14.0, 9.0]);
+        assert_eq!((found(least), found(largest)), ([1.0, 5.0, 9.0], [1.0, 30.0, 9.0]));
+        assert_eq!(across(&all[..1], |_| 0.0).y[..2], one.y[..2], "one alone is as it was");
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Comparison {
 #[serde(default)]
 pub struct SetFigures {
     pub rows: Option<u64>,
+    /// Which figure is the set's own: `accuracy` or `kendall_tau`.
+    pub metric: Option<String>,
     pub accuracy: Option<f64>,
     pub accuracy_ci95: Option<Interval>,
     pub ties: Option<u64>,

@@ -1,12 +1,15 @@
 //! What is seen, in words and in one table, computed from the figures and no further than they go.
 
-use super::Run;
 use super::figure::Table;
 use super::number::{figure, figure_or_nothing, median, share};
+use super::over_seeds::OverSeeds;
 use super::scenarios::gap_of;
+use super::{Run, RunGroup};
+use crate::base::figures::grouped;
+use std::collections::BTreeMap;
 
 /// The set whose gap is told: both prompts and models are new.
-const FARTHEST: &str = "mutual-disjoint";
+pub const FARTHEST: &str = "mutual-disjoint";
 
 /// Steps that the beginning and the end of a run are judged by: a tenth, a hundred at most.
 fn window(run: &Run) -> usize {
@@ -14,22 +17,103 @@ fn window(run: &Run) -> usize {
 }
 
 /// Medians of a field over the first and the last window.
-fn ends(run: &Run, field: &str) -> Option<[f64; 2]> {
+pub fn ends(run: &Run, field: &str) -> Option<[f64; 2]> {
     let column = run.steps.column(field)?;
     let window = window(run);
     Some([median(&column[..window])?, median(&column[column.len() - window..])?])
 }
 
-/// Whether a run is at its end.
-pub fn status(run: &Run) -> String {
-    let last = run.steps.numbers().last().copied().unwrap_or(0);
-    let steps = if last == 1 { "step" } else { "steps" };
-    let state = if run.finished { "finished" } else { "not finished" };
-    format!("{} {steps}, {state}", crate::base::figures::grouped(last))
+/// How much larger a field is at the end than at the beginning.
+pub fn growth(run: &Run, field: &str) -> Option<f64> {
+    ends(run, field).filter(|[start, _]| *start > 0.0).map(|[start, end]| end / start)
 }
 
-/// What is seen of a run.
-pub fn sentence(run: &Run) -> String {
+/// Rules that raised alarms, each with the number of runs in which it did.
+pub fn alarms_by_rule(group: &RunGroup) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for run in &group.runs {
+        let rules: std::collections::BTreeSet<&str> =
+            run.alarms.iter().map(|alarm| alarm.rule.as_str()).collect();
+        rules.into_iter().for_each(|rule| *counts.entry(rule).or_default() += 1);
+    }
+    counts
+}
+
+/// Whether the runs are at their ends, and how many there are.
+pub fn status(group: &RunGroup) -> String {
+    let lasts = group.runs.iter().filter_map(|run| run.steps.numbers().last().copied());
+    let (first, last) = (lasts.clone().min().unwrap_or(0), lasts.max().unwrap_or(0));
+    let word = if last == 1 { "step" } else { "steps" };
+    let steps = if first == last {
+        format!("{} {word}", grouped(last))
+    } else {
+        format!("{} to {} {word}", grouped(first), grouped(last))
+    };
+    let state = match group.runs.iter().filter(|run| run.finished).count() {
+        all if all == group.runs.len() => "finished".into(),
+        0 => "not finished".into(),
+        some => format!("{some} of {} finished", group.runs.len()),
+    };
+    match group.count() {
+        Some(count) => format!("{count}, {steps}, {state}"),
+        None => format!("{steps}, {state}"),
+    }
+}
+
+/// What is seen of a group.
+pub fn sentence(group: &RunGroup) -> String {
+    match group.runs.as_slice() {
+        [run] => of_run(run),
+        _ => of_seeds(group),
+    }
+}
+
+fn of_seeds(group: &RunGroup) -> String {
+    let written = |of: &dyn Fn(&Run) -> Option<f64>| group.over_seeds(of).written(figure);
+    let end = |field: &'static str| written(&move |run| Some(ends(run, field)?[1]));
+    let mut parts = Vec::new();
+    let variance = "hidden_norm_var";
+    if group.over_seeds(|run| Some(ends(run, variance)?[0])).mean().is_some() {
+        let growth = match group.over_seeds(|run| growth(run, variance)) {
+            none if none.values.is_empty() => String::new(),
+            growth => format!(", {} times", growth.written(figure)),
+        };
+        parts.push(format!(
+            "The variance of hidden norms goes from {} to {}{growth} (medians of the first and last tenth of the steps; \
+             of these the mean, and least to largest, of the seeds).",
+            written(&|run| Some(ends(run, variance)?[0])),
+            end(variance),
+        ));
+    }
+    if group.over_seeds(|run| Some(ends(run, "reward_mean")?[1])).mean().is_some() {
+        parts.push(format!(
+            "Rewards end at a mean of {} with a deviation of {}.",
+            end("reward_mean"),
+            end("reward_std")
+        ));
+    }
+    let gaps = group.over_seeds(|run| gap_of(run, FARTHEST)?.accuracy);
+    if !gaps.values.is_empty() {
+        let above = gaps.values.iter().filter(|gap| **gap > 0.0).count();
+        parts.push(format!(
+            "Accuracy in-domain minus {FARTHEST}: {}, above 0 in {above} of {} seeds.",
+            gaps.written(share),
+            gaps.values.len()
+        ));
+    }
+    let alarms: Vec<String> = alarms_by_rule(group)
+        .into_iter()
+        .map(|(rule, runs)| format!("{rule} in {runs} of {} seeds", group.runs.len()))
+        .collect();
+    parts.push(if alarms.is_empty() {
+        "No alarm in any seed.".into()
+    } else {
+        format!("Alarms: {}.", alarms.join(", "))
+    });
+    parts.join(" ")
+}
+
+fn of_run(run: &Run) -> String {
     let window = window(run);
     let mut parts = Vec::new();
     if let Some([start, end]) = ends(run, "hidden_norm_var") {
@@ -63,26 +147,52 @@ pub fn sentence(run: &Run) -> String {
     parts.join(" ")
 }
 
-/// What is seen between runs; nothing for one.
-pub fn between(runs: &[Run]) -> Option<String> {
-    let mut finals: Vec<(&str, f64)> =
-        runs.iter().filter_map(|run| Some((run.name.as_str(), ends(run, "hidden_norm_var")?[1]))).collect();
+/// What is seen between groups; nothing for one.
+pub fn between(groups: &[RunGroup]) -> Option<String> {
+    let final_of = |group: &RunGroup| group.over_seeds(|run| Some(ends(run, "hidden_norm_var")?[1]));
+    let mut finals: Vec<(&RunGroup, f64, OverSeeds)> = groups
+        .iter()
+        .filter_map(|group| {
+            let end = final_of(group);
+            Some((group, end.mean()?, end))
+        })
+        .collect();
     finals.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let (Some((least, low)), Some((most, high))) = (finals.first(), finals.last()) else { return None };
+    let (Some(least), Some(most)) = (finals.first(), finals.last()) else { return None };
     if finals.len() < 2 {
         return None;
     }
-    let factor = if *low > 0.0 { format!(", {} times as much", figure(high / low)) } else { String::new() };
+    let (low, high) = (least.1, most.1);
+    let factor = if low > 0.0 { format!(", {} times as much", figure(high / low)) } else { String::new() };
+    let ranges = least.2.range().zip(most.2.range());
+    let caution = match ranges {
+        Some(([_, top], [bottom, _])) if least.0.is_several() && most.0.is_several() => {
+            if top < bottom {
+                "No seed of the one reaches any of the other."
+            } else {
+                "Their seeds overlap."
+            }
+        }
+        _ => "Each run is one draw: a difference between two of them may be one of seeds.",
+    };
+    let told = |(group, _, end): &(&RunGroup, f64, OverSeeds), comma: &str| {
+        let end = end.written(figure);
+        // A range has parentheses of its own.
+        if group.is_several() {
+            format!("{}, {end}{comma}", group.name)
+        } else {
+            format!("{} ({end})", group.name)
+        }
+    };
     Some(format!(
-        "At the end the variance of hidden norms is smallest in {least} ({}) and largest in {most} ({}){factor}. \
-         Each run is one draw: a difference between two of them may be one of seeds.",
-        figure(*low),
-        figure(*high)
+        "At the end the variance of hidden norms is smallest in {} and largest in {}{factor}. {caution}",
+        told(least, ","),
+        told(most, ""),
     ))
 }
 
-/// The key figures, a row a figure and a column a run.
-pub fn table(runs: &[Run]) -> Table {
+/// The key figures, a row a figure and a column a group.
+pub fn table(groups: &[RunGroup]) -> Table {
     let fields = [
         ("preference loss", "loss_bt"),
         ("training accuracy", "accuracy"),
@@ -95,18 +205,27 @@ pub fn table(runs: &[Run]) -> Table {
         ("mean cosine", "cos_mean"),
     ];
     let row = |(name, field): (&str, &str)| {
-        let cell = |run: &Run| match ends(run, field) {
-            Some([start, end]) => format!("{} → {}", figure(start), figure(end)),
-            None => figure_or_nothing(None),
+        let cell = |group: &RunGroup| {
+            let of = |end: usize| group.over_seeds(|run| ends(run, field)?.get(end).copied());
+            match of(0).mean() {
+                Some(start) => format!("{} → {}", figure(start), of(1).written(figure)),
+                None => figure_or_nothing(None),
+            }
         };
-        std::iter::once(name.to_owned()).chain(runs.iter().map(cell)).collect::<Vec<_>>()
+        std::iter::once(name.to_owned()).chain(groups.iter().map(cell)).collect::<Vec<_>>()
     };
-    let alarms =
-        std::iter::once("alarms".to_owned()).chain(runs.iter().map(|run| run.alarms.len().to_string()));
+    let alarms = |group: &RunGroup| match group.runs.as_slice() {
+        [run] => run.alarms.len().to_string(),
+        runs => {
+            let with = runs.iter().filter(|run| !run.alarms.is_empty()).count();
+            format!("in {with} of {} seeds", runs.len())
+        }
+    };
+    let alarms: Vec<String> = std::iter::once("alarms".to_owned()).chain(groups.iter().map(alarms)).collect();
     Table {
         head: std::iter::once("start → end".to_owned())
-            .chain(runs.iter().map(|run| run.name.clone()))
+            .chain(groups.iter().map(|group| group.name.clone()))
             .collect(),
-        rows: fields.into_iter().map(row).chain([alarms.collect()]).collect(),
+        rows: fields.into_iter().map(row).chain([alarms]).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! SVG as text. Colours and fonts are the page's, by class, so that a figure follows its theme.
 
+use serde::Serialize;
 use std::fmt::{self, Display, Write as _};
 
 /// Text as it may stand in an element or attribute.
@@ -14,8 +15,8 @@ impl Display for Escaped<'_> {
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
-                // XML has no place for control characters, escaped or not.
-                c if c.is_control() => f.write_char(' ')?,
+                // XML has no place for them, escaped or not.
+                c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => f.write_char(' ')?,
                 c => f.write_char(c)?,
             }
         }
@@ -40,6 +41,14 @@ pub enum Anchor {
     Start,
     Middle,
     End,
+}
+
+/// A whole picture.
+#[derive(Debug, Serialize)]
+pub struct Picture {
+    /// An `<svg>` element, escaped.
+    pub element: String,
+    pub size: [f64; 2],
 }
 
 /// The inside of a figure under construction.
@@ -127,17 +136,22 @@ impl Svg {
         self.0.push_str("</g>");
     }
 
+    /// A picture within this one.
+    pub fn place(&mut self, picture: &Picture, [x, y]: [f64; 2]) {
+        let _ = write!(self.0, "<g transform=\"translate({} {})\">{}</g>", Px(x), Px(y), picture.element);
+    }
+
+    /// What has been drawn, without an element around it.
+    pub fn into_inside(self) -> String {
+        self.0
+    }
+
     /// The whole element. `label` says in words what is seen; `data` goes to data attributes.
-    pub fn finish(
-        self,
-        class: &str,
-        [width, height]: [f64; 2],
-        label: &str,
-        data: &[(&str, String)],
-    ) -> String {
-        let (width, height, label) = (Px(width), Px(height), Escaped(label));
+    pub fn finish(self, class: &str, size: [f64; 2], label: &str, data: &[(&str, String)]) -> Picture {
+        let ([width, height], label) = (size.map(Px), Escaped(label));
         let mut out = format!(
-            "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\""
+            "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
+             role=\"img\" aria-label=\"{label}\""
         );
         for (name, value) in data {
             let _ = write!(out, " data-{name}=\"{}\"", Escaped(value));
@@ -145,7 +159,7 @@ impl Svg {
         out.push('>');
         out.push_str(&self.0);
         out.push_str("</svg>");
-        out
+        Picture { element: out, size }
     }
 }
 

@@ -1,11 +1,11 @@
 //! The course of training: losses, accuracy, gradients, rate.
 
-use super::Run;
+use super::RunGroup;
 use super::curves::{Field, Style};
 use super::figure::Figure;
 
 /// The figures, in order.
-pub fn figures(runs: &[Run]) -> Vec<Figure> {
+pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
     let field = |title, unit, name| Field { title, unit, name, ..Field::default() };
     let fields = [
         Field {
@@ -38,15 +38,15 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
     ];
     fields
         .iter()
-        .filter(|field| !is_told_already(field, runs))
-        .filter_map(|field| field.figure(runs))
+        .filter(|field| !is_told_already(field, groups))
+        .filter_map(|field| field.figure(groups))
         .collect()
 }
 
 /// The loss is the preference loss where nothing is added to it; lambda is none where it never changes.
-fn is_told_already(field: &Field, runs: &[Run]) -> bool {
+fn is_told_already(field: &Field, groups: &[RunGroup]) -> bool {
     let constant = |column: &[f64]| column.iter().all(|value| *value == column[0]);
-    runs.iter().all(|run| match field.name {
+    groups.iter().flat_map(|group| &group.runs).all(|run| match field.name {
         "loss" => run.steps.column("loss") == run.steps.column("loss_bt"),
         "lambda" => run.steps.column("lambda").is_none_or(constant),
         _ => false,

@@ -1,5 +1,7 @@
 //! `report` through the built binary: the page, the tables, and runs that are odd, unfinished or hostile.
 
+mod groups;
+
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
