@@ -225,7 +225,10 @@ fn markdown_has_the_tables_of_a_document() {
     let output = world.report(&["one", "--markdown", "-"]);
     let markdown = String::from_utf8(output.stdout).unwrap();
     assert!(markdown.contains("| run | seeds | a (accuracy) | b (tau-b) |"), "{markdown}");
-    assert!(markdown.contains("| one | 1 | 0.750 [0.700, 0.800] | 0.250 [0.125, 0.500] |"), "{markdown}");
+    assert!(
+        markdown.contains(r"| one | 1 | 0.750 \[0.700, 0.800\] | 0.250 \[0.125, 0.500\] |"),
+        "{markdown}"
+    );
     assert!(markdown.contains("| alarms | none |") && !markdown.contains("gap |"), "{markdown}");
 
     assert!(world.refused(&["one", "--markdown", "-", "--out", "-"]).contains("--markdown -"));
