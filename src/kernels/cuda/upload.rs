@@ -35,10 +35,10 @@ pub(crate) fn numbers<T: Number>(values: &[T], shape: impl Into<Shape>, device: 
 mod staged {
     use super::Number;
     use candle_core::cuda::WrapErr;
+    use candle_core::cuda::cudarc::driver::result;
     use candle_core::cuda::cudarc::driver::{
         CudaEvent, CudaStream, DevicePtrMut, HostSlice, PinnedHostSlice,
     };
-    use candle_core::cuda::cudarc::driver::{DriverError, result};
     use candle_core::op::BackpropOp;
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor};
     use std::cell::RefCell;
@@ -59,11 +59,11 @@ mod staged {
     }
 
     impl Buffer {
-        fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
             let context = stream.context();
             // SAFETY: only what was written before is read (`send`).
-            let memory = unsafe { context.alloc_pinned(bytes.next_power_of_two().max(LEAST)) }?;
-            Ok(Self { memory, copied: context.new_event(None)? })
+            let memory = unsafe { context.alloc_pinned(bytes.next_power_of_two().max(LEAST)) }.w()?;
+            Ok(Self { memory, copied: context.new_event(None).w()? })
         }
 
         fn serves(&self, stream: &Arc<CudaStream>, bytes: usize) -> bool {
@@ -72,14 +72,14 @@ mod staged {
                 && self.copied.is_complete()
         }
 
-        fn send(&mut self, bytes: &[u8], stream: &Arc<CudaStream>, to: u64) -> Result<(), DriverError> {
-            self.memory.as_mut_slice()?[..bytes.len()].copy_from_slice(bytes);
+        fn send(&mut self, bytes: &[u8], stream: &Arc<CudaStream>, to: u64) -> Result<()> {
+            self.memory.as_mut_slice().w()?[..bytes.len()].copy_from_slice(bytes);
             // SAFETY: the slice is used with this stream alone; its guard records the memory's own event, which its
             // release waits for.
             let (from, _in_use) = unsafe { self.memory.stream_synced_slice(stream) };
             // SAFETY: `to` has room for the bytes, and the memory is not written again before `copied`.
-            unsafe { result::memcpy_htod_async(to, &from[..bytes.len()], stream.cu_stream()) }?;
-            self.copied.record(stream)
+            unsafe { result::memcpy_htod_async(to, &from[..bytes.len()], stream.cu_stream()) }.w()?;
+            self.copied.record(stream).w()
         }
     }
 
@@ -94,18 +94,16 @@ mod staged {
         let stream = device.cuda_stream();
         // SAFETY: all of it is written by the copy, which is enqueued before anything that reads it.
         let mut on_device = unsafe { device.alloc::<T>(values.len()) }?;
-        BUFFERS
-            .with_borrow_mut(|buffers| -> Result<(), DriverError> {
-                let mut buffer = match buffers.iter().position(|buffer| buffer.serves(&stream, bytes.len())) {
-                    Some(at) => buffers.swap_remove(at),
-                    None => Buffer::new(&stream, bytes.len())?,
-                };
-                let (to, _in_use) = on_device.device_ptr_mut(&stream);
-                let sent = buffer.send(bytes, &stream, to);
-                buffers.push(buffer);
-                sent
-            })
-            .w()?;
+        BUFFERS.with_borrow_mut(|buffers| {
+            let mut buffer = match buffers.iter().position(|buffer| buffer.serves(&stream, bytes.len())) {
+                Some(at) => buffers.swap_remove(at),
+                None => Buffer::new(&stream, bytes.len())?,
+            };
+            let (to, _in_use) = on_device.device_ptr_mut(&stream);
+            let sent = buffer.send(bytes, &stream, to);
+            buffers.push(buffer);
+            sent
+        })?;
         let storage = CudaStorage::wrap_cuda_slice(on_device, device.clone());
         Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
     }
