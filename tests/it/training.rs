@@ -375,10 +375,18 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
     let (mut delivered, mut clock) = (0, 1u64);
     while delivered < kills {
         let mut child = start(folder.fit("killed", &["--resume", "--set", &steps]));
-        // A moment by a small generator of its own, on average early enough that the run outlives all kills.
-        clock = clock.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let share = (clock >> 40) as f64 / (1u64 << 24) as f64;
-        std::thread::sleep(whole.mul_f64(1.8 * share / f64::from(kills)));
+        // A moment by a small generator of its own, in steps, which take their time on a busy machine: none to eleven
+        // more than there are, so that the run outlives all kills, and up to a step's time after that.
+        let mut draw = || {
+            clock = clock.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (clock >> 40) as f64 / (1u64 << 24) as f64
+        };
+        let at = steps_done(&folder.path("killed")) + (12.0 * draw()) as usize;
+        let rest = whole.mul_f64(draw() / f64::from(15 * kills));
+        while steps_done(&folder.path("killed")) < at && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(rest);
         if child.try_wait().unwrap().is_some() {
             break;
         }
