@@ -1,5 +1,6 @@
 //! Whether a reward difference means what Bradley-Terry says it means: P(chosen wins) = sigmoid(r_c - r_r).
 
+use crate::objective::{sigmoid, softplus};
 use serde::{Deserialize, Serialize};
 
 /// Bins of equal width over the confidences from 0.5 to 1.
@@ -34,22 +35,9 @@ pub fn calibration(margins: &[f64]) -> Option<Calibration> {
         ece: expected_calibration_error(margins),
         brier: mean(|m| sigmoid(-m).powi(2)),
         temperature: temperature(margins),
-        nll: mean(softplus_of_negative),
+        // -log sigmoid(m).
+        nll: mean(|m| softplus(-m)),
     })
-}
-
-fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 {
-        1.0 / (1.0 + (-x).exp())
-    } else {
-        let e = x.exp();
-        e / (1.0 + e)
-    }
-}
-
-/// -log sigmoid(x), without overflow.
-fn softplus_of_negative(x: f64) -> f64 {
-    (-x).max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 fn expected_calibration_error(margins: &[f64]) -> f64 {

@@ -167,13 +167,7 @@ fn an_interrupt_ends_the_reading_of_stored_scores() {
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "the file is read before it can be interrupted");
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    super::interrupt(&child);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while !text.contains("interrupt: stopping (once more") {

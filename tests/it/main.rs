@@ -37,3 +37,11 @@ fn shared(path: &str) -> Option<std::path::PathBuf> {
     println!("skipped: {} is not here (set RMTRAIN_SHARED)", path.display());
     None
 }
+
+/// Ctrl-C for a process that a test has started.
+#[cfg(unix)]
+fn interrupt(child: &std::process::Child) {
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
+    assert!(sent.success(), "no process {pid}");
+}

@@ -242,13 +242,7 @@ fn an_interrupt_while_tokens_are_counted_leaves_nothing() {
         assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no pairs within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    super::interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{stderr}");

@@ -534,8 +534,7 @@ fn an_interrupt_leaves_nothing_behind() {
         .expect("starts");
     // Opens once the other side does.
     let writer = fs::File::options().write(true).open(&pipe).expect("opens");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("runs");
-    assert!(killed.success());
+    super::interrupt(&child);
     let mut stderr = child.stderr.take().expect("piped");
     // The handler has run once it has told so.
     let mut told = Vec::new();
