@@ -2,13 +2,16 @@
 
 use crate::data::Config;
 use crate::data::source::{HubDatasets, Rows, SourceFile, resolve};
+use crate::data::split::SETS;
 use crate::trainer::fit::EvalSet;
 use crate::{Error, Result, hub};
 use std::path::{Path, PathBuf};
 
 /// The four evaluation sets of a folder that `split` wrote, in the order of the table.
-pub(super) const EVAL_SPLITS: [&str; 4] =
-    ["in-domain", "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
+pub(super) const EVAL_SPLITS: [&str; 4] = {
+    let [_train, others @ ..] = SETS;
+    others
+};
 
 /// Fetches dataset files from the hub.
 pub(super) struct Hub;
