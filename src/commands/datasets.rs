@@ -33,10 +33,9 @@ impl Sources {
     /// Resolves globs and fetches hub files.
     pub(super) fn of(config: &Config) -> Result<Self> {
         if let Some(folder) = &config.splits_dir {
-            let file = |name: &str| folder.join(format!("{name}.jsonl"));
-            let eval = EVAL_SPLITS.iter().map(|name| (name.to_string(), vec![SourceFile::local(file(name))]));
-            let train = resolve(&[file("train").display().to_string()], &Hub)?;
-            return Ok(Self { train, eval: eval.collect() });
+            let files = |name: &str| resolve(&[folder.join(format!("{name}.jsonl")).display().to_string()], &Hub);
+            let eval = EVAL_SPLITS.iter().map(|name| files(name).map(|files| (name.to_string(), files)));
+            return Ok(Self { train: files(SETS[0])?, eval: eval.collect::<Result<_>>()? });
         }
         let mut eval: Vec<(String, Vec<SourceFile>)> = Vec::new();
         for source in &config.eval {
