@@ -166,7 +166,9 @@ mod tests {
         assert!(aside.join("precious").exists(), "it went with its temporary folder");
         let text = error.to_string();
         assert!(text.contains(&aside.display().to_string()) && text.contains("move it from there"), "{text}");
-        assert!(matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+        assert!(
+            matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+        );
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Sources {
     /// Resolves globs and fetches hub files.
     pub(super) fn of(config: &Config) -> Result<Self> {
         if let Some(folder) = &config.splits_dir {
-            let files = |name: &str| resolve(&[folder.join(format!("{name}.jsonl")).display().to_string()], &Hub);
+            let files =
+                |name: &str| resolve(&[folder.join(format!("{name}.jsonl")).display().to_string()], &Hub);
             let eval = EVAL_SPLITS.iter().map(|name| files(name).map(|files| (name.to_string(), files)));
             return Ok(Self { train: files(SETS[0])?, eval: eval.collect::<Result<_>>()? });
         }

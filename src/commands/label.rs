@@ -182,7 +182,9 @@ fn say_how_to_go_on(error: &Error, args: &LabelArgs) {
 fn report(summary: &LabelSummary, args: &LabelArgs, elapsed: Duration) {
     let LabelSummary { done, failed, renamed, pairs } = summary;
     for (kept, count) in renamed {
-        eprintln!("hint: {count} fields with the name of a score were there already; they are kept as {kept:?}");
+        eprintln!(
+            "hint: {count} fields with the name of a score were there already; they are kept as {kept:?}"
+        );
     }
     if pairs.pairs > 0 {
         let what = if args.reorder { "changed sides" } else { "oppose their order (--reorder swaps them)" };

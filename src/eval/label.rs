@@ -134,7 +134,8 @@ mod tests {
     fn label(texts: &[&str], label: &LabelOptions) -> (LabelSummary, Vec<Value>) {
         let label = LabelOptions { score_field: "overall_score".into(), ..label.clone() };
         let rows = Rows::of_reader("in.jsonl", Cursor::new(texts.join("\n"))).unwrap();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let mut out = Vec::new();
         let model: (Arc<dyn EncodeConversation>, &dyn SequenceScorer) = (Arc::new(ByteEncoder), &TwoSided);
         let summary = label_rows(rows, model, (&options, &label), ("out", &mut out), |_| {}).unwrap();
@@ -222,7 +223,8 @@ mod tests {
     #[test]
     fn objectives_of_a_model_without_them_are_an_error() {
         let rows = Rows::of_reader("in.jsonl", Cursor::new(r#"{"prompt":"p","response":"a"}"#)).unwrap();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let label = LabelOptions { objectives: true, ..PLAIN };
         let scorer = IdScorer::default();
         let model: (Arc<dyn EncodeConversation>, &dyn SequenceScorer) = (Arc::new(ByteEncoder), &scorer);

@@ -129,9 +129,9 @@ mod tests {
     use crate::Error;
     use crate::data::TokenGroup;
     use crate::data::source::Rows;
-    use crate::eval::{OnError, is_error_row};
     use crate::eval::scorer::tests::{IdScorer, reward_of};
     use crate::eval::test_support::ByteEncoder;
+    use crate::eval::{OnError, is_error_row};
     use std::io;
 
     fn rows(texts: &[&str]) -> Rows {
@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn an_ensemble_adds_its_lowest_reward_and_its_spread_to_every_kind() {
         let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let input = rows(&[
             r#"{"prompt":"p","response":"r","score_min":7}"#,
             r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
@@ -274,7 +275,10 @@ mod tests {
         assert_eq!(summary.unwrap().renamed, BTreeMap::from([("input_scores".to_owned(), 1)]));
         // What was gold before the first pass is still there after the second.
         let (summary, lines) = score(rows(&[&lines[0]]), OnError::Fail, 1000);
-        assert!(lines[0].ends_with(&format!(r#""input_scores":[9.5],"input_2_scores":[{a:?}]}}"#)), "{lines:?}");
+        assert!(
+            lines[0].ends_with(&format!(r#""input_scores":[9.5],"input_2_scores":[{a:?}]}}"#)),
+            "{lines:?}"
+        );
         assert_eq!(summary.unwrap().renamed, BTreeMap::from([("input_2_scores".to_owned(), 1)]));
     }
 
@@ -300,10 +304,12 @@ mod tests {
     fn an_error_that_is_kept_names_its_file_where_there_are_several() {
         let texts = [r#"{"prompt":"p","response":"r"}"#, "{oops"];
         let kept = |name_files| {
-            let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files };
+            let options =
+                ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files };
             let mut out = Vec::new();
             let scorer = IdScorer::default();
-            score_rows(rows(&texts), Arc::new(ByteEncoder), &scorer, &options, ("out", &mut out), |_| {}).unwrap();
+            score_rows(rows(&texts), Arc::new(ByteEncoder), &scorer, &options, ("out", &mut out), |_| {})
+                .unwrap();
             let lines = String::from_utf8(out).unwrap();
             let lines: Vec<&str> = lines.lines().collect();
             assert_eq!(lines.iter().map(|l| is_error_row(l.as_bytes())).collect::<Vec<_>>(), [false, true]);
@@ -362,7 +368,8 @@ mod tests {
             }
         }
         let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files: false };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files: false };
         let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
         score_rows(one, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {}).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("reward is NaN"));
@@ -392,7 +399,8 @@ mod tests {
                 Ok(())
             }
         }
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
         let scorer = IdScorer::default();
         let error =

@@ -389,7 +389,10 @@ fn responses_that_begin_alike_stay_whole_where_the_prompt_is_cut() {
     };
     // BOS, the newline after the prompt, and a response: 40 tokens less.
     let (pairs, report) = with(8);
-    assert_eq!((text(&pairs[0].sequences[0]), text(&pairs[0].sequences[1])), ("^\nchose\n".into(), "^\nchoke\n".into()));
+    assert_eq!(
+        (text(&pairs[0].sequences[0]), text(&pairs[0].sequences[1])),
+        ("^\nchose\n".into(), "^\nchoke\n".into())
+    );
     assert_eq!(report.truncated, 1);
     let (pairs, report) = with(7);
     assert_eq!((pairs.len(), report.truncated, report.dropped[&DropReason::Overlong]), (1, 0, 1));

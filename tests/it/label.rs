@@ -310,7 +310,10 @@ fn an_interrupt_finishes_the_window_and_says_how_to_go_on() {
     let split = "split --input out.jsonl --out splits --valid-models m2";
     let refused = rmtrain(world.0.path()).args(split.split_whitespace()).assert().code(2);
     let refused = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
-    assert!(refused.contains("out.jsonl: found an output that `rmtrain label` has not finished"), "{refused}");
+    assert!(
+        refused.contains("out.jsonl: found an output that `rmtrain label` has not finished"),
+        "{refused}"
+    );
     assert!(!world.path("splits").exists());
     world.label(&format!("{arguments} --resume")).assert().success();
     assert_eq!(world.rows("out.jsonl").len(), 1500);
@@ -343,7 +346,10 @@ fn a_score_field_that_nothing_is_read_from_is_refused() {
     world.write_ultrafeedback("in.jsonl", 2);
     let mut command = world.label("--input in.jsonl --output out.jsonl --score-field mean-rating");
     let refused = String::from_utf8(command.assert().code(2).get_output().stderr.clone()).unwrap();
-    assert!(refused.contains("--score-field mean-rating: ") && refused.contains("overall_score"), "{refused}");
+    assert!(
+        refused.contains("--score-field mean-rating: ") && refused.contains("overall_score"),
+        "{refused}"
+    );
     assert!(!world.path("out.jsonl").exists());
 }
 

@@ -139,7 +139,9 @@ impl State {
         }
         match self.rows() {
             expected if expected == written => Ok(()),
-            expected => changed(output, format!("found {written} rows, expected the {expected} of the inputs")),
+            expected => {
+                changed(output, format!("found {written} rows, expected the {expected} of the inputs"))
+            }
         }
     }
 

@@ -215,7 +215,8 @@ fn who_reads_the_texts_alone_is_not_refused_for_what_stands_beside_them() {
         let refused = Example::from_json(row.clone(), "overall_score");
         assert!(refused.is_err(), "{row}");
     }
-    let found = Example::texts_from_json(json!({"prompt": "p", "completions": [{"model": "m"}]})).unwrap_err();
+    let found =
+        Example::texts_from_json(json!({"prompt": "p", "completions": [{"model": "m"}]})).unwrap_err();
     assert!(found.contains("expected \"response\""), "{found}");
 }
 

@@ -208,9 +208,14 @@ mod tests {
         for row in rows {
             is_read(&row, &[Some(-0.25), Some(1.5)]);
         }
-        for own in [json!({}), json!({"score": 4}), json!({"overall_score": 7}), json!({"overall_score": null}),
-            json!({"overall_score": 7, "score": 4}), json!({"overall_score": "N/A", "score": 4})]
-        {
+        for own in [
+            json!({}),
+            json!({"score": 4}),
+            json!({"overall_score": 7}),
+            json!({"overall_score": null}),
+            json!({"overall_score": 7, "score": 4}),
+            json!({"overall_score": "N/A", "score": 4}),
+        ] {
             let mut row = json!({"prompt": "p", "response": "a", "model": "m"});
             row.as_object_mut().unwrap().extend(object(own));
             is_read(&row, &[Some(-0.25)]);

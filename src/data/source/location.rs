@@ -209,7 +209,10 @@ mod tests {
     fn what_gives_its_bytes_once_is_not_hashed() {
         let error = SourceFile::local("/dev/null").sha256().unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().starts_with("/dev/null: found a pipe or device, expected a file"), "{error}");
+        assert!(
+            error.to_string().starts_with("/dev/null: found a pipe or device, expected a file"),
+            "{error}"
+        );
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("abc");
         fs::write(&path, "abc").unwrap();

@@ -453,7 +453,8 @@ mod tests {
             }
             let promise = Promise { valid_models: None, ..promised() };
             let report = check_against(folder.path(), promise, &mut |_| {}).expect("reads");
-            let line = report.to_string().lines().find(|line| line.starts_with("valid-models")).map(str::to_owned);
+            let line =
+                report.to_string().lines().find(|line| line.starts_with("valid-models")).map(str::to_owned);
             let line = line.expect("a line a check");
             let shown = line.split_whitespace().nth(1).expect("a figure").to_owned();
             (report.checks[&Check::ValidModelsInTrainingSets].checked, shown)
