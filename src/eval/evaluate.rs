@@ -437,22 +437,22 @@ mod tests {
         assert_eq!((shortened.rows, shortened.truncated), (1, 1));
         let hopeless = with(Overlong::TruncatePromptLeft, 5).unwrap();
         assert_eq!((hopeless.rows, hopeless.skipped[&SkipReason::Overlong]), (0, 1));
-        // A BOS, 23 bytes of prompt and an end of message stand before words that both responses begin with.
-        let alike =
-            || vec![example(RowKind::Pair, &[("the same, then one", None), ("the same, then 2", None)])];
-        let tokens = ByteEncoder::ids("a prompt of some length", "the same, then one").len();
-        let with = |max_length| {
-            evaluate(alike(), &Options { overlong: Overlong::TruncatePromptLeft, max_length, ..OPTIONS })
-                .unwrap()
-        };
-        assert_eq!((with(tokens - 23).rows, with(tokens - 23).truncated), (1, 1));
-        assert_eq!(
-            with(tokens - 24).skipped[&SkipReason::Overlong],
-            1,
-            "the responses would lose their beginning"
-        );
         let error = with(Overlong::Error, tokens - 1).unwrap_err().to_string();
         assert!(error.starts_with("rows.jsonl:1: ") && error.contains(&tokens.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_row_is_shortened_by_its_prompt_alone() {
+        // A BOS, 23 bytes of prompt and an end of message stand before words that both responses begin with.
+        let alike = [("the same, then one", None), ("the same, then 2", None)];
+        let tokens = ByteEncoder::ids("a prompt of some length", alike[0].0).len();
+        let shortened = |max_length| {
+            let options = Options { overlong: Overlong::TruncatePromptLeft, max_length, ..OPTIONS };
+            evaluate(vec![example(RowKind::Pair, &alike)], &options).unwrap()
+        };
+        assert_eq!((shortened(tokens - 23).rows, shortened(tokens - 23).truncated), (1, 1));
+        let hopeless = shortened(tokens - 24);
+        assert_eq!(hopeless.skipped[&SkipReason::Overlong], 1, "the responses would lose their beginning");
     }
 
     #[test]
