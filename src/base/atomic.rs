@@ -41,7 +41,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// a replacement a kill leaves the old folder under a `.tmp-` name.
 ///
 /// # Errors
-/// What `fill` returned, or [`Error::Io`]; `path` is untouched then.
+/// What `fill` returned, or [`Error::Io`]; `path` is untouched then, or the message says where what it held is now.
 pub fn write_folder<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -59,13 +59,23 @@ pub fn write_folder<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Re
         fs::rename(path, &aside).map_err(Error::io(path))?;
     }
     if let Err(error) = fs::rename(&content, path) {
-        if occupied {
-            fs::rename(&aside, path).map_err(Error::io(path))?;
-        }
-        return Err(Error::io(path)(error));
+        return Err(if occupied { put_back(old, &aside, path, error) } else { Error::io(path)(error) });
     }
     sync_folder(parent)?;
     Ok(value)
+}
+
+/// Gives what was set aside in the folder `old` its name back after `error`, or else keeps it where it is: `old` would
+/// take it along when it goes.
+fn put_back(old: tempfile::TempDir, aside: &Path, path: &Path, error: std::io::Error) -> Error {
+    let Err(second) = fs::rename(aside, path) else { return Error::io(path)(error) };
+    // The path stays the same.
+    let _ = old.keep();
+    let reason = format!(
+        "{error}; and what stood there could not be put back ({second}): it is in {}, move it from there",
+        aside.display()
+    );
+    Error::io(path)(std::io::Error::new(error.kind(), reason))
 }
 
 /// Whether something other than an empty folder stands at `path`.
@@ -134,6 +144,31 @@ mod tests {
         assert!(!path.join("one").exists() && path.join("two").exists());
         let left: Vec<_> = fs::read_dir(root.path().join("a")).expect("reads").collect();
         assert_eq!(left.len(), 1, "no temporary folder stays behind");
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_is_kept_and_named() {
+        let root = tempfile::tempdir().expect("a folder");
+        let set_aside = || {
+            let old = tempfile::Builder::new().prefix(".tmp-").tempdir_in(root.path()).expect("a folder");
+            let aside = old.path().join("old");
+            write_bytes(&aside.join("precious"), b"1").expect("written");
+            (old, aside)
+        };
+        let cause = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (old, aside) = set_aside();
+        let error = put_back(old, &aside, &root.path().join("back"), cause());
+        assert!(root.path().join("back/precious").exists() && !aside.exists());
+        assert!(!error.to_string().contains("put back"), "{error}");
+
+        let (old, aside) = set_aside();
+        let error = put_back(old, &aside, &root.path().join("gone/back"), cause());
+        assert!(aside.join("precious").exists(), "it went with its temporary folder");
+        let text = error.to_string();
+        assert!(text.contains(&aside.display().to_string()) && text.contains("move it from there"), "{text}");
+        assert!(
+            matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+        );
     }
 
     #[test]

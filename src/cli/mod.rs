@@ -122,9 +122,9 @@ fn hint(error: &Error) -> Option<&'static str> {
             io::ErrorKind::NotFound if path.extension().is_some_and(|end| end == "toml") => {
                 Some("configs/ holds configurations to start from; configs/quickstart.toml needs no data")
             }
-            io::ErrorKind::StorageFull => {
-                Some("free some space, then go on with `rmtrain fit --resume`: the last checkpoint is whole")
-            }
+            io::ErrorKind::StorageFull => Some(
+                "free some space, then give the same command again; `fit` and `label` go on with --resume",
+            ),
             _ => None,
         },
         Error::NonFinite { .. } => Some(
@@ -151,6 +151,17 @@ mod tests {
         assert_eq!(text.matches("entity not found").count(), 1, "{text}");
         assert!(text.starts_with("error: reading: a.toml: "), "{text}");
         assert!(text.contains("\nhint: configs/"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_alike_to_every_verb() {
+        let full = Error::io("out.jsonl")(io::Error::from(io::ErrorKind::StorageFull));
+        let text = message(&full.into());
+        assert!(
+            text.contains("\nhint: free some space") && text.contains("the same command again"),
+            "{text}"
+        );
+        assert!(!text.contains("checkpoint"), "{text}");
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 use crate::data::Config;
 use crate::data::source::{HubDatasets, Rows, SourceFile, resolve};
+use crate::data::split::SETS;
 use crate::trainer::fit::EvalSet;
 use crate::{Error, Result, hub};
 use std::path::{Path, PathBuf};
 
 /// The four evaluation sets of a folder that `split` wrote, in the order of the table.
-pub(super) const EVAL_SPLITS: [&str; 4] =
-    ["in-domain", "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
+pub(super) const EVAL_SPLITS: [&str; 4] = {
+    let [_train, others @ ..] = SETS;
+    others
+};
 
 /// Fetches dataset files from the hub.
 pub(super) struct Hub;
@@ -30,10 +33,10 @@ impl Sources {
     /// Resolves globs and fetches hub files.
     pub(super) fn of(config: &Config) -> Result<Self> {
         if let Some(folder) = &config.splits_dir {
-            let file = |name: &str| folder.join(format!("{name}.jsonl"));
-            let eval = EVAL_SPLITS.iter().map(|name| (name.to_string(), vec![SourceFile::local(file(name))]));
-            let train = resolve(&[file("train").display().to_string()], &Hub)?;
-            return Ok(Self { train, eval: eval.collect() });
+            let files =
+                |name: &str| resolve(&[folder.join(format!("{name}.jsonl")).display().to_string()], &Hub);
+            let eval = EVAL_SPLITS.iter().map(|name| files(name).map(|files| (name.to_string(), files)));
+            return Ok(Self { train: files(SETS[0])?, eval: eval.collect::<Result<_>>()? });
         }
         let mut eval: Vec<(String, Vec<SourceFile>)> = Vec::new();
         for source in &config.eval {

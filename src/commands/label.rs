@@ -8,6 +8,7 @@ use super::loaded::{LoadedModel, ModelFlags};
 use super::progress::{RowsBar, speed};
 use super::score::refuse_same_file;
 use crate::base::{figures::grouped, interrupt};
+use crate::data::row::MEAN_RATING;
 use crate::data::source::{Rows, SourceFile, resolve};
 use crate::eval::{LabelOptions, LabelSummary, OnError, ScoreOptions, label_rows};
 use crate::{Error, Result};
@@ -21,9 +22,9 @@ use std::time::Duration;
 ///
 /// Every input row comes back in order with its gold scores where `split`, `fit` and `eval` read them: in each completion
 /// under --score-field (UltraFeedback), as `scores` (k responses), `all_scores` (response_1_text ..), `score_chosen` and
-/// `score_rejected` (pairs), `score` (one response). Scores that were there are kept as `input_..`. The output grows as
-/// rows are scored; what it is made from stands beside it in FILE.state.json, and a run that was stopped or killed goes
-/// on with --resume.
+/// `score_rejected` (pairs), `score` (one response; under --score-field where the row has that field). Scores that were
+/// there are kept as `input_..`. The output grows as rows are scored; what it is made from stands beside it in
+/// FILE.state.json, and a run that was stopped or killed goes on with --resume. Until it is complete no verb reads it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LabelArgs {
     /// The gold model: ArmoRM (LlamaForRewardModelWithGating), a sequence-classification folder with one label, a run
@@ -37,7 +38,7 @@ pub struct LabelArgs {
     /// Where the labelled rows go, as JSONL
     #[arg(long, value_name = "FILE.jsonl")]
     pub output: PathBuf,
-    /// Field of a completion that gets its gold score
+    /// Field of a completion that gets its gold score; `split` and `fit` read it under the same name
     #[arg(long, value_name = "NAME", default_value = "overall_score")]
     pub score_field: String,
     /// Make the response with the higher score the chosen one of its pair
@@ -58,9 +59,17 @@ pub struct LabelArgs {
 
 /// Runs the verb.
 pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
+    if args.score_field == MEAN_RATING {
+        return Err(Error::Usage(format!(
+            "--score-field {MEAN_RATING}: found the name for the mean of a completion's ratings, which is computed and \
+             read from no field; expected a field to write to, such as overall_score. Give `split` or `fit` that name, \
+             too, where they would take {MEAN_RATING}, as `split --preset ultrafeedback` does"
+        ))
+        .into());
+    }
     let sources = resolve(&args.input, &Hub)?;
     for source in &sources {
-        refuse_same_file(&source.path.to_string_lossy(), &args.output.to_string_lossy())?;
+        refuse_same_file(source, &args.output)?;
     }
     // Told at once; the file itself is opened when the model is there.
     if !args.resume {
@@ -81,6 +90,7 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
         max_length: args.flags.max_length.map_or(model.max_positions, |tokens| tokens as usize),
         on_error: args.on_error,
         batch_tokens: args.flags.batch_tokens(),
+        name_files: sources.len() > 1,
     };
     let label = LabelOptions {
         score_field: args.score_field.clone(),
@@ -94,12 +104,12 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
         state.refuse_other(&State::read(&args.output)?, &args.output)?;
     }
     let total = state.rows();
-    let rows = after(Rows::of_files(sources), output.rows, total, &args.output)?;
+    let rows = after(Rows::of_files(sources.clone()), output.rows, total, &args.output)?;
     state.write(&args.output)?;
     if output.rows > 0 {
         eprintln!("{} of {} rows are there already", grouped(output.rows), grouped(total));
     }
-    let before = output.rows;
+    let (before, failed_before) = (output.rows, output.failed);
     let bar = RowsBar::new("labelling").expecting(total - before);
     let name = args.output.display().to_string();
     let labelled = {
@@ -112,9 +122,11 @@ pub fn run(args: &LabelArgs) -> anyhow::Result<()> {
     let elapsed = bar.finish();
     let summary = labelled.inspect_err(|error| say_how_to_go_on(error, args))?;
     output.sync(&args.output)?;
-    state.complete_rows = Some(before + summary.done.rows);
+    let written = before + summary.done.rows;
+    state.refuse_changed(&sources, written, &args.output)?;
+    state.complete_rows = Some(written);
     state.write(&args.output)?;
-    report(&summary, args, elapsed);
+    report(&LabelSummary { failed: failed_before + summary.failed, ..summary }, args, elapsed);
     Ok(())
 }
 
@@ -166,10 +178,13 @@ fn say_how_to_go_on(error: &Error, args: &LabelArgs) {
     }
 }
 
+/// `failed` counts all rows of the output, everything else those of this run.
 fn report(summary: &LabelSummary, args: &LabelArgs, elapsed: Duration) {
     let LabelSummary { done, failed, renamed, pairs } = summary;
-    for (key, count) in renamed {
-        eprintln!("hint: {key:?} was there already {count} times; it is kept as \"input_{key}\"");
+    for (kept, count) in renamed {
+        eprintln!(
+            "hint: {count} fields with the name of a score were there already; they are kept as {kept:?}"
+        );
     }
     if pairs.pairs > 0 {
         let what = if args.reorder { "changed sides" } else { "oppose their order (--reorder swaps them)" };
@@ -182,7 +197,8 @@ fn report(summary: &LabelSummary, args: &LabelArgs, elapsed: Duration) {
     }
     if *failed > 0 {
         eprintln!(
-            "hint: {failed} rows could not be scored and hold an \"error\"; take them out before `split`"
+            "hint: {failed} rows of {} could not be scored and hold an \"error\"; take them out before `split`",
+            args.output.display()
         );
     }
     let seconds = elapsed.as_secs_f64();

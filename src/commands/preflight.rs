@@ -5,6 +5,7 @@ use crate::base::figures;
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
+use crate::data::split::SETS;
 use crate::hub::HubSettings;
 use crate::model::config::{Dtype, SANDBOX_TOKENIZER, Source};
 use crate::model::config_json::HeadKind;
@@ -16,15 +17,6 @@ use crate::trainer::memory::{Budget, Memory, Storage};
 use crate::{Error, Result, trainer};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Files of a folder that `rmtrain split` wrote; the first is trained on.
-const SPLIT_FILES: [&str; 5] = [
-    "train.jsonl",
-    "in-domain.jsonl",
-    "prompt-disjoint.jsonl",
-    "response-disjoint.jsonl",
-    "mutual-disjoint.jsonl",
-];
 
 /// What is known about a run before it starts.
 #[derive(Debug)]
@@ -206,8 +198,8 @@ impl Preflight {
             ));
             return;
         }
-        let missing: Vec<&str> =
-            SPLIT_FILES.iter().copied().filter(|name| !folder.join(name).is_file()).collect();
+        let files = SETS.map(|set| format!("{set}.jsonl"));
+        let missing: Vec<String> = files.into_iter().filter(|name| !folder.join(name).is_file()).collect();
         if !missing.is_empty() {
             self.problems.push(format!(
                 "data.splits_dir: found no {} in {}, expected a folder that `rmtrain split` wrote",

@@ -4,7 +4,7 @@ use super::datasets::Hub;
 use super::loaded::{LoadedModel, ModelFlags};
 use super::progress::{RowsBar, speed};
 use crate::base::{atomic, interrupt};
-use crate::data::source::{Rows, resolve};
+use crate::data::source::{Rows, SourceFile, resolve};
 use crate::eval::{OnError, ScoreOptions, ScoreSummary, score_rows};
 use crate::{Error, Result};
 use std::fs;
@@ -21,7 +21,7 @@ pub struct ScoreArgs {
     /// or a hub id
     #[arg(long, value_name = "DIR")]
     pub model: String,
-    /// JSONL (.gz, .zst too), a JSON array or Parquet, or hf://datasets/OWNER/NAME/FILE; `-` is standard input
+    /// JSONL (.gz, .zst too), a JSON array or Parquet, a glob, or hf://datasets/OWNER/NAME/FILE; `-` is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub input: String,
     /// Where the scored rows go, as JSONL; `-` is standard output. A file appears when it is complete
@@ -36,21 +36,20 @@ pub struct ScoreArgs {
 
 /// Runs the verb.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    refuse_same_file(&args.input, &args.output)?;
     // Before the model is loaded, so that a wrong path is told at once.
-    let rows = open(&args.input)?;
+    let input = Input::open(args)?;
     let model = LoadedModel::load(&args.model, &args.flags)?;
     interrupt::install_saying("stopping after this window (once more to stop at once)");
 
     let to_stdout = args.output == "-";
     let output = Path::new(&args.output);
     let written = match special_file(output, to_stdout)? {
-        Special::Stdout => score(args, rows, &model, "stdout", &mut BufWriter::new(io::stdout().lock())),
+        Special::Stdout => score(args, input, &model, "stdout", &mut BufWriter::new(io::stdout().lock())),
         Special::Device => {
             let file = fs::OpenOptions::new().write(true).open(output).map_err(Error::io(output))?;
-            score(args, rows, &model, &args.output, &mut BufWriter::new(file))
+            score(args, input, &model, &args.output, &mut BufWriter::new(file))
         }
-        Special::No(path) => score_into(args, rows, &model, &path),
+        Special::No(path) => score_into(args, input, &model, &path),
     };
     match written {
         // Whoever reads has seen enough: that is not a failure.
@@ -59,19 +58,34 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The rows of a file, a hub file, or standard input.
-fn open(input: &str) -> Result<Rows> {
-    match input {
-        "-" => Rows::of_reader("stdin", io::stdin()),
-        source => Ok(Rows::of_files(resolve(&[source.to_owned()], &Hub)?)),
+/// The rows of a file, of the files that match a glob, of a hub file, or of standard input.
+struct Input {
+    rows: Rows,
+    files: usize,
+}
+
+impl Input {
+    /// # Errors
+    /// [`Error::Usage`] where the output would replace one of the files.
+    fn open(args: &ScoreArgs) -> Result<Self> {
+        if args.input == "-" {
+            return Ok(Self { rows: Rows::of_reader("stdin", io::stdin())?, files: 1 });
+        }
+        let sources = resolve(std::slice::from_ref(&args.input), &Hub)?;
+        if args.output != "-" {
+            for source in &sources {
+                refuse_same_file(source, Path::new(&args.output))?;
+            }
+        }
+        Ok(Self { files: sources.len(), rows: Rows::of_files(sources) })
     }
 }
 
 /// Scores into a file that appears only when every row is there.
-fn score_into(args: &ScoreArgs, rows: Rows, model: &LoadedModel, path: &Path) -> Result<()> {
+fn score_into(args: &ScoreArgs, input: Input, model: &LoadedModel, path: &Path) -> Result<()> {
     let mut failure = None;
     let written = atomic::write(path, |out| {
-        score(args, rows, model, &args.output, out).map_err(|error| {
+        score(args, input, model, &args.output, out).map_err(|error| {
             failure = Some(error);
             io::Error::other("scoring failed")
         })
@@ -84,7 +98,7 @@ fn score_into(args: &ScoreArgs, rows: Rows, model: &LoadedModel, path: &Path) ->
 
 fn score(
     args: &ScoreArgs,
-    rows: Rows,
+    input: Input,
     model: &LoadedModel,
     out_name: &str,
     out: &mut dyn Write,
@@ -93,19 +107,20 @@ fn score(
         max_length: args.flags.max_length.map_or(model.max_positions, |tokens| tokens as usize),
         on_error: args.on_error,
         batch_tokens: args.flags.batch_tokens(),
+        name_files: input.files > 1,
     };
     let bar = RowsBar::new("scoring");
     let encoder = model.tokenizer.clone();
     let scorer = model.scorer.as_ref();
-    let summary = score_rows(rows, encoder, scorer, &options, (out_name, out), |done| bar.show(done))?;
+    let summary = score_rows(input.rows, encoder, scorer, &options, (out_name, out), |done| bar.show(done))?;
     let elapsed = bar.finish();
     report(&summary, elapsed);
     Ok(())
 }
 
 fn report(summary: &ScoreSummary, elapsed: std::time::Duration) {
-    for (key, rows) in &summary.renamed {
-        eprintln!("hint: {rows} rows had a field {key:?} already; it is kept as \"input_{key}\"");
+    for (kept, rows) in &summary.renamed {
+        eprintln!("hint: {rows} rows had a field with the name of a score already; it is kept as {kept:?}");
     }
     let done = summary.done;
     let failed = match summary.failed {
@@ -147,10 +162,11 @@ fn special_file(output: &Path, to_stdout: bool) -> Result<Special> {
 }
 
 /// The output must not replace what is being read, under whatever name.
-pub(super) fn refuse_same_file(input: &str, output: &str) -> Result<()> {
-    if input == "-" || output == "-" || !same_file(Path::new(input), Path::new(output)) {
+pub(super) fn refuse_same_file(input: &SourceFile, output: &Path) -> Result<()> {
+    if !same_file(&input.path, output) {
         return Ok(());
     }
+    let (output, input) = (output.display(), input.name.display());
     Err(Error::Usage(format!("--output {output} is the same file as --input {input}; choose another name")))
 }
 
@@ -179,14 +195,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("a.jsonl"), folder.path().join("b.jsonl"));
         fs::write(&a, "{}").unwrap();
-        let text = |path: &Path| path.display().to_string();
-        assert!(refuse_same_file(&text(&a), &text(&b)).is_ok(), "the output does not exist yet");
+        let input = SourceFile::local(&a);
+        assert!(refuse_same_file(&input, &b).is_ok(), "the output does not exist yet");
         fs::hard_link(&a, &b).unwrap();
-        for output in [text(&a), text(&b), text(&folder.path().join("./a.jsonl"))] {
-            let error = refuse_same_file(&text(&a), &output).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{output}");
+        for output in [&a, &b, &folder.path().join("./a.jsonl")] {
+            let error = refuse_same_file(&input, output).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{output:?}");
         }
-        assert!(refuse_same_file("-", "-").is_ok());
-        assert!(refuse_same_file("/dev/null", "/dev/null").is_ok());
+        assert!(refuse_same_file(&SourceFile::local("/dev/null"), Path::new("/dev/null")).is_ok());
     }
 }

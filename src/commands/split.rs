@@ -46,8 +46,8 @@ pub struct SplitArgs {
     /// joined files have]
     #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
     pub valid_models: Option<Vec<String>>,
-    /// Field of a completion that holds its gold score; mean-rating: the mean of its annotations' ratings
-    /// [default: overall_score]
+    /// Field of a completion that holds its gold score, `label`'s for one; mean-rating: the mean of its annotations'
+    /// ratings [default: overall_score; with a preset, mean-rating]
     #[arg(long, value_name = "NAME")]
     pub score_field: Option<String>,
     /// Prompts to hold out: a share (0.2) or a number (500) [default: 0.2]
@@ -178,7 +178,8 @@ fn tell_sizes(comparison: &Comparison, manifest: &Manifest) {
     }
     if manifest.dropped.rows.contains_key("all-responses-tied") {
         eprintln!(
-            "hint: rows whose scores all tie make no pair; a reward model's scores (the published ones) hardly tie"
+            "hint: rows whose scores all tie make no pair; a reward model's scores (the published ones) hardly tie: split \
+             what `rmtrain label` writes with --score-field overall_score, since the preset reads ratings"
         );
     }
 }

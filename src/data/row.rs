@@ -10,6 +10,8 @@ mod tests;
 mod text;
 mod write_gold;
 
+pub use gold::MEAN_RATING;
+pub use schema::null_sides;
 pub use write_gold::{insert_keeping_own, swap_sides, write_gold};
 
 use serde::{Deserialize, Serialize};
@@ -90,7 +92,16 @@ impl Example {
     /// # Errors
     /// What was found and what was expected, as one line.
     pub fn from_json(row: Value, score_field: &str) -> Result<Self, String> {
-        schema::read(row, score_field)
+        schema::read(row, Some(score_field))
+    }
+
+    /// [`Example::from_json`] for who needs the texts alone: scores, models and margins beside them are neither read nor
+    /// checked, so that a row is not refused for what it is about to get.
+    ///
+    /// # Errors
+    /// As [`Example::from_json`].
+    pub fn texts_from_json(row: Value) -> Result<Self, String> {
+        schema::read(row, None)
     }
 
     /// The whole conversation of response `i`: the prompt's messages, then its own.

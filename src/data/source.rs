@@ -9,9 +9,11 @@ mod lines;
 mod location;
 mod open;
 mod parquet;
+mod unfinished;
 mod values;
 
 pub use location::{HubDatasets, SourceFile, resolve};
+pub use unfinished::{LABEL_FORMAT, state_path};
 
 use super::row::Example;
 use crate::{Error, Result};

@@ -23,6 +23,8 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+/// How lists are made of rows. Another number for other lists of the same rows: stores by the rules before are not used.
+const RULES: &[u8] = b"rules 2";
 /// The store's file inside its folder.
 const FILE_NAME: &str = "pairs.spool";
 
@@ -189,6 +191,7 @@ fn key(
         hash.update(part);
     };
     add(concat!("rmtrain ", env!("CARGO_PKG_VERSION")).as_bytes());
+    add(RULES);
     for file in files {
         let metadata = fs::metadata(&file.path).map_err(Error::io(&file.name))?;
         let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

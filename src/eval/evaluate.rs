@@ -11,7 +11,7 @@ use super::spectrum::{Gram, Watched};
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
 use crate::data::config::Overlong;
-use crate::data::length::{Fitted, fit_length};
+use crate::data::length::{Fitted, ResponseStart, fit_conversations};
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
 use crate::{Error, Result};
@@ -246,8 +246,12 @@ fn prepare(
     let group = TokenGroup { sequences };
     let longest = group.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let fitted = match options.overlong {
-        Overlong::TruncatePromptLeft => fit_length(group, options.max_length, encoder.bos_token_id()),
         _ if longest <= options.max_length => Fitted::Whole(group),
+        Overlong::TruncatePromptLeft => {
+            let response = example.responses.first().map_or(&[][..], |response| response.messages.as_slice());
+            let start = ResponseStart::after(&example.prompt, response, encoder);
+            fit_conversations(group, options.max_length, &start)
+        }
         _ => Fitted::TooLong { tokens: longest },
     };
     let (group, truncated) = match fitted {
@@ -435,6 +439,20 @@ mod tests {
         assert_eq!((hopeless.rows, hopeless.skipped[&SkipReason::Overlong]), (0, 1));
         let error = with(Overlong::Error, tokens - 1).unwrap_err().to_string();
         assert!(error.starts_with("rows.jsonl:1: ") && error.contains(&tokens.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_row_is_shortened_by_its_prompt_alone() {
+        // A BOS, 23 bytes of prompt and an end of message stand before words that both responses begin with.
+        let alike = [("the same, then one", None), ("the same, then 2", None)];
+        let tokens = ByteEncoder::ids("a prompt of some length", alike[0].0).len();
+        let shortened = |max_length| {
+            let options = Options { overlong: Overlong::TruncatePromptLeft, max_length, ..OPTIONS };
+            evaluate(vec![example(RowKind::Pair, &alike)], &options).unwrap()
+        };
+        assert_eq!((shortened(tokens - 23).rows, shortened(tokens - 23).truncated), (1, 1));
+        let hopeless = shortened(tokens - 24);
+        assert_eq!(hopeless.skipped[&SkipReason::Overlong], 1, "the responses would lose their beginning");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct LabelSummary {
     pub done: Progress,
     /// Rows that came back as an error.
     pub failed: u64,
-    /// Fields that had a score's name in the input and are now called `input_..`, with how often.
+    /// Names, `input_..`, under which fields that had a score's name are kept, with how often.
     pub renamed: BTreeMap<String, u64>,
     pub pairs: PairCounts,
 }
@@ -134,7 +134,8 @@ mod tests {
     fn label(texts: &[&str], label: &LabelOptions) -> (LabelSummary, Vec<Value>) {
         let label = LabelOptions { score_field: "overall_score".into(), ..label.clone() };
         let rows = Rows::of_reader("in.jsonl", Cursor::new(texts.join("\n"))).unwrap();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let mut out = Vec::new();
         let model: (Arc<dyn EncodeConversation>, &dyn SequenceScorer) = (Arc::new(ByteEncoder), &TwoSided);
         let summary = label_rows(rows, model, (&options, &label), ("out", &mut out), |_| {}).unwrap();
@@ -162,7 +163,24 @@ mod tests {
         let scores: Vec<&Value> = (0..3).map(|i| &rows[0]["completions"][i]["overall_score"]).collect();
         assert_eq!(scores, [&json!(reward("a")), &Value::Null, &json!(reward("b"))]);
         assert_eq!((summary.done.rows, summary.done.sequences), (1, 2));
-        assert_eq!(summary.renamed, BTreeMap::from([("overall_score".to_owned(), 1)]));
+        assert_eq!(summary.renamed, BTreeMap::from([("input_overall_score".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_null_side_of_a_pair_gets_null_and_never_changes_sides() {
+        let texts = [
+            r#"{"prompt":"p","chosen":null,"rejected":"b"}"#,
+            r#"{"prompt":"p","chosen":"a","rejected":null}"#,
+            // A column that every row of a table has.
+            r#"{"question":"p","response_j":"a","response_k":"b","chosen":null,"rejected":null}"#,
+        ];
+        let (summary, rows) = label(&texts, &LabelOptions { reorder: true, objectives: true, ..PLAIN });
+        let sides = |row: &Value| (row["score_chosen"].clone(), row["score_rejected"].clone());
+        assert_eq!(sides(&rows[0]), (Value::Null, json!(reward("b"))));
+        assert_eq!((&rows[0]["chosen"], &rows[0]["objectives"][0]), (&Value::Null, &Value::Null));
+        assert_eq!(sides(&rows[1]), (json!(reward("a")), Value::Null));
+        assert_eq!(rows[1]["chosen"], json!("a"));
+        assert_eq!((summary.done.sequences, summary.pairs.pairs), (4, 1));
     }
 
     #[test]
@@ -205,7 +223,8 @@ mod tests {
     #[test]
     fn objectives_of_a_model_without_them_are_an_error() {
         let rows = Rows::of_reader("in.jsonl", Cursor::new(r#"{"prompt":"p","response":"a"}"#)).unwrap();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let label = LabelOptions { objectives: true, ..PLAIN };
         let scorer = IdScorer::default();
         let model: (Arc<dyn EncodeConversation>, &dyn SequenceScorer) = (Arc::new(ByteEncoder), &scorer);

@@ -51,7 +51,7 @@ pub use length::LengthBias;
 pub use named::Named;
 pub use reduce::{Reduce, Reduced};
 pub use report::{EvalReport, Gap, Metric, SkipReason, SplitReport, Splits};
-pub use rescore::{OnError, ScoreOptions};
+pub use rescore::{OnError, ScoreOptions, is_error_row};
 pub use score::{ScoreSummary, score_rows};
 pub use scorer::{DEFAULT_BATCH_TOKENS, score_groups};
 pub use table::table;

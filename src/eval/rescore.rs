@@ -5,11 +5,13 @@ use super::evaluate::{Progress, encode_response, take_group, too_long};
 use super::scorer::score_groups;
 use super::window::{Limits, Windows};
 use super::{Origin, Scored, SequenceScorer};
+use crate::data::row::null_sides;
 use crate::data::source::RawRow;
 use crate::data::tokenize::EncodeConversation;
-use crate::data::{Config, Example, RowKind, TokenGroup};
+use crate::data::{Example, Response, RowKind, TokenGroup};
 use crate::{Error, Result};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use std::sync::Arc;
 pub enum OnError {
     /// Stop there, after the rows before it.
     Fail,
-    /// Write {"line": N, "error": ".."} in its place and go on.
+    /// Write {"line": N, "error": ".."} in its place and go on; with several files, also its "file".
     Keep,
 }
 
@@ -30,6 +32,24 @@ pub struct ScoreOptions {
     pub on_error: OnError,
     /// Tokens computed at once; scores do not depend on it.
     pub batch_tokens: usize,
+    /// Whether an error that is kept names its file: of several files, each has a line of that number.
+    pub name_files: bool,
+}
+
+/// What is written in the place of a row that cannot be scored.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErrorRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    line: u64,
+    error: String,
+}
+
+/// Whether a written line stands in the place of a row that could not be scored.
+pub fn is_error_row(line: &[u8]) -> bool {
+    // A row that was scored has other fields, mostly before these, and is not parsed any further.
+    serde_json::from_slice::<ErrorRow>(line).is_ok()
 }
 
 /// What was scored.
@@ -92,12 +112,6 @@ pub(super) fn rescore(
         |row: &Result<Row>| row.as_ref().map_or(0, |row| row.tokens),
     )?;
 
-    let write = |out: &mut dyn Write, fields: &Value| -> Result<()> {
-        serde_json::to_writer(&mut *out, fields)
-            .map_err(io::Error::from)
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(Error::io(out_name))
-    };
     let is_kept = |error: &Error| options.on_error == OnError::Keep && matches!(error, Error::Row { .. });
     let (mut done, mut failed) = (Progress::default(), 0);
     for window in windows {
@@ -118,10 +132,11 @@ pub(super) fn rescore(
                 row.scored(scores).and_then(&mut answer).map_err(|reason| origin.error(reason))
             });
             match answered {
-                Ok(fields) => write(out, &Value::Object(fields))?,
-                Err(Error::Row { line, reason, .. }) if options.on_error == OnError::Keep => {
+                Ok(fields) => write_line(out, &fields).map_err(Error::io(out_name))?,
+                Err(Error::Row { path, line, reason }) if options.on_error == OnError::Keep => {
                     failed += 1;
-                    write(out, &json!({ "line": line, "error": reason }))?;
+                    let file = options.name_files.then(|| path.display().to_string());
+                    write_line(out, &ErrorRow { file, line, error: reason }).map_err(Error::io(out_name))?;
                 }
                 Err(error) => {
                     out.flush().map_err(Error::io(out_name))?;
@@ -135,6 +150,11 @@ pub(super) fn rescore(
     Ok(Rescored { done, failed })
 }
 
+fn write_line(out: &mut dyn Write, row: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, row)?;
+    out.write_all(b"\n")
+}
+
 /// Parses and tokenizes one row.
 fn prepare(
     row: RawRow,
@@ -144,16 +164,17 @@ fn prepare(
 ) -> Result<Row> {
     let origin = row.origin.clone();
     let value = row.value()?;
-    // Which field holds gold scores makes no difference here.
-    let example = Example::from_json(value.clone(), &Config::default().score_field)
-        .map_err(|reason| origin.error(reason))?;
+    let example = Example::texts_from_json(value.clone()).map_err(|reason| origin.error(reason))?;
     let Value::Object(fields) = value else {
         return Err(origin.error("expected a JSON object"));
     };
-    let asked: Vec<bool> = example
-        .responses
-        .iter()
-        .map(|response| null_response == NullResponse::Score || !response.messages.is_empty())
+    // A null side of a pair reads as a response without text, as training counts it.
+    let null_sides = null_sides(&fields);
+    let is_null = |(i, response): (usize, &Response)| {
+        response.messages.is_empty() || null_sides.get(i).is_some_and(|is_null| *is_null)
+    };
+    let asked: Vec<bool> = (example.responses.iter().enumerate())
+        .map(|response| null_response == NullResponse::Score || !is_null(response))
         .collect();
     let mut sequences = Vec::with_capacity(asked.len());
     for (response, _) in asked.iter().enumerate().filter(|(_, asked)| **asked) {

@@ -20,7 +20,7 @@ pub struct ScoreSummary {
     pub done: Progress,
     /// Rows that came back as an error.
     pub failed: u64,
-    /// Fields that had a score's name in the input and are now called `input_..`, with the number of rows.
+    /// Names, `input_..`, under which fields that had a score's name are kept, with the number of rows.
     pub renamed: BTreeMap<String, u64>,
 }
 
@@ -29,8 +29,9 @@ pub struct ScoreSummary {
 /// of them twice more, with `_min` (the lowest reward of any head) and `_spread` (the population standard deviation
 /// over the heads).
 ///
-/// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`.
-/// Rows stream in windows; `out` is flushed after each, then `progress` is called. `out_name` names it in errors.
+/// Keys keep their order. A field that has the name of a score already (a gold score, say) is kept as `input_..`,
+/// whatever it holds: gold is not read. Rows stream in windows; `out` is flushed after each, then `progress` is called.
+/// `out_name` names it in errors.
 ///
 /// # Errors
 /// A row's error under [`super::OnError::Fail`], after the rows before it are written; in both modes the source's errors
@@ -128,9 +129,9 @@ mod tests {
     use crate::Error;
     use crate::data::TokenGroup;
     use crate::data::source::Rows;
-    use crate::eval::OnError;
     use crate::eval::scorer::tests::{IdScorer, reward_of};
     use crate::eval::test_support::ByteEncoder;
+    use crate::eval::{OnError, is_error_row};
     use std::io;
 
     fn rows(texts: &[&str]) -> Rows {
@@ -143,7 +144,7 @@ mod tests {
         batch_tokens: usize,
     ) -> (Result<ScoreSummary>, Vec<String>) {
         let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error, batch_tokens };
+        let options = ScoreOptions { max_length: 40, on_error, batch_tokens, name_files: false };
         let summary = score_rows(
             rows,
             Arc::new(ByteEncoder),
@@ -222,7 +223,8 @@ mod tests {
     #[test]
     fn an_ensemble_adds_its_lowest_reward_and_its_spread_to_every_kind() {
         let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let input = rows(&[
             r#"{"prompt":"p","response":"r","score_min":7}"#,
             r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#,
@@ -248,7 +250,7 @@ mod tests {
                    "score_chosen_spread": [spread(5), spread(6)], "score_rejected_spread": [spread(5)]}),
         ];
         assert_eq!(found, expected);
-        assert_eq!(summary.renamed, BTreeMap::from([("score_min".to_owned(), 1)]));
+        assert_eq!(summary.renamed, BTreeMap::from([("input_score_min".to_owned(), 1)]));
     }
 
     #[test]
@@ -270,7 +272,54 @@ mod tests {
             lines,
             [format!(r#"{{"prompt":"p","responses":["a"],"scores":[{a:?}],"id":"x","input_scores":[9.5]}}"#)]
         );
-        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("scores".to_owned(), 1)]));
+        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("input_scores".to_owned(), 1)]));
+        // What was gold before the first pass is still there after the second.
+        let (summary, lines) = score(rows(&[&lines[0]]), OnError::Fail, 1000);
+        assert!(
+            lines[0].ends_with(&format!(r#""input_scores":[9.5],"input_2_scores":[{a:?}]}}"#)),
+            "{lines:?}"
+        );
+        assert_eq!(summary.unwrap().renamed, BTreeMap::from([("input_2_scores".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn gold_that_cannot_be_read_keeps_no_row_from_its_scores() {
+        let (summary, lines) = score(
+            rows(&[
+                r#"{"instruction":"p","completions":[{"response":"a","overall_score":"10/10"}]}"#,
+                r#"{"prompt":"p","responses":["a"],"scores":["good",2],"models":[],"margin":"wide"}"#,
+                r#"{"instruction":"p","response_1_text":"a","all_scores":[]}"#,
+            ]),
+            OnError::Fail,
+            1000,
+        );
+        assert_eq!(summary.unwrap().failed, 0);
+        for line in lines {
+            let row: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(row["scores"], json!([reward("p", "a")]), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_kept_names_its_file_where_there_are_several() {
+        let texts = [r#"{"prompt":"p","response":"r"}"#, "{oops"];
+        let kept = |name_files| {
+            let options =
+                ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files };
+            let mut out = Vec::new();
+            let scorer = IdScorer::default();
+            score_rows(rows(&texts), Arc::new(ByteEncoder), &scorer, &options, ("out", &mut out), |_| {})
+                .unwrap();
+            let lines = String::from_utf8(out).unwrap();
+            let lines: Vec<&str> = lines.lines().collect();
+            assert_eq!(lines.iter().map(|l| is_error_row(l.as_bytes())).collect::<Vec<_>>(), [false, true]);
+            serde_json::from_str::<Value>(lines[1]).unwrap()
+        };
+        let one = kept(false);
+        assert_eq!((&one["line"], one.get("file")), (&json!(2), None));
+        let several = kept(true);
+        assert_eq!((&several["file"], &several["line"]), (&json!("in.jsonl"), &json!(2)));
+        assert_eq!(several["error"], one["error"]);
     }
 
     #[test]
@@ -319,7 +368,8 @@ mod tests {
             }
         }
         let mut out = Vec::new();
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99 };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Keep, batch_tokens: 99, name_files: false };
         let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
         score_rows(one, Arc::new(ByteEncoder), &Diverged, &options, ("out", &mut out), |_| {}).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("reward is NaN"));
@@ -349,7 +399,8 @@ mod tests {
                 Ok(())
             }
         }
-        let options = ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99 };
+        let options =
+            ScoreOptions { max_length: 40, on_error: OnError::Fail, batch_tokens: 99, name_files: false };
         let one = rows(&[r#"{"prompt":"p","response":"r"}"#]);
         let scorer = IdScorer::default();
         let error =

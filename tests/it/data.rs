@@ -376,6 +376,29 @@ fn the_rule_for_overlong_pairs_is_exact_at_the_limit() {
 }
 
 #[test]
+fn responses_that_begin_alike_stay_whole_where_the_prompt_is_cut() {
+    let prompt = "0123456789".repeat(4);
+    let rows = [pair(&prompt, "chose", "choke"), pair("p", "c", "r")];
+    let with = |max_length| {
+        let mut world = World::new();
+        world.preparation =
+            Preparation { overlong: Overlong::TruncatePromptLeft, max_length, ..world.preparation };
+        let file = world.file("a.jsonl", &rows);
+        let store = world.store(&[file]).unwrap();
+        (world.pairs(&store), store.report().clone())
+    };
+    // BOS, the newline after the prompt, and a response: 40 tokens less.
+    let (pairs, report) = with(8);
+    assert_eq!(
+        (text(&pairs[0].sequences[0]), text(&pairs[0].sequences[1])),
+        ("^\nchose\n".into(), "^\nchoke\n".into())
+    );
+    assert_eq!(report.truncated, 1);
+    let (pairs, report) = with(7);
+    assert_eq!((pairs.len(), report.truncated, report.dropped[&DropReason::Overlong]), (1, 0, 1));
+}
+
+#[test]
 fn a_row_becomes_one_list_that_does_without_what_cannot_be_compared() {
     let mut world = World::new();
     world.preparation.pairing = Pairing::Listwise;

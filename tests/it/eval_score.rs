@@ -193,6 +193,25 @@ fn overlong_rows_are_errors_at_the_models_length_or_the_given_one() {
 }
 
 #[test]
+fn an_output_that_a_glob_reads_is_refused_and_kept_errors_name_their_file() {
+    let world = World::new();
+    let model = world.path("runs/a");
+    let good = json!({"prompt": "p", "response": "r"});
+    let first = world.write("a1.jsonl", std::slice::from_ref(&good));
+    world.write("a2.jsonl", &[good, json!({"prompt": "p"})]);
+    let glob = world.path("a*.jsonl");
+    let error = score(&["--model", &model, "--input", &glob, "--output", &first]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("is the same file as --input"), "{error}");
+    assert_eq!(world.rows("a1.jsonl").len(), 1);
+    let output = world.path("out.jsonl");
+    score(&["--model", &model, "--input", &glob, "--output", &output, "--on-error", "keep"]).unwrap();
+    let rows = world.rows("out.jsonl");
+    assert_eq!((rows.len(), &rows[2]["line"]), (3, &json!(2)));
+    assert_eq!(rows[2]["file"], json!(world.path("a2.jsonl")));
+}
+
+#[test]
 fn no_rows_is_an_empty_output() {
     let world = World::new();
     let (input, output) = (world.write("in.jsonl", &[]), world.path("out.jsonl"));

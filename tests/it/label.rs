@@ -10,6 +10,7 @@ use rmtrain::model::reward_model::HeadInit;
 use rmtrain::model::{ArmoRm, RewardModel};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -305,8 +306,51 @@ fn an_interrupt_finishes_the_window_and_says_how_to_go_on() {
     assert!(stderr.contains("the same command with --resume goes on"), "{stderr}");
     let found = fs::read_to_string(world.path("out.jsonl")).unwrap();
     assert!(found.ends_with("}\n") && found.lines().count() < 1500);
+    // A part of the rows is no data to any verb, until the rest is there.
+    let split = "split --input out.jsonl --out splits --valid-models m2";
+    let refused = rmtrain(world.0.path()).args(split.split_whitespace()).assert().code(2);
+    let refused = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+    assert!(
+        refused.contains("out.jsonl: found an output that `rmtrain label` has not finished"),
+        "{refused}"
+    );
+    assert!(!world.path("splits").exists());
     world.label(&format!("{arguments} --resume")).assert().success();
     assert_eq!(world.rows("out.jsonl").len(), 1500);
+    rmtrain(world.0.path()).args(split.split_whitespace()).assert().success();
+}
+
+#[test]
+fn an_input_that_changes_meanwhile_is_found_and_the_output_stays_unfinished() {
+    let world = World::new();
+    world.write_ultrafeedback("in.jsonl", 1500);
+    let child = world.spawn("--input in.jsonl --output out.jsonl --batch-tokens 600");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while fs::metadata(world.path("out.jsonl")).map_or(0, |found| found.len()) == 0
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let rows = fs::OpenOptions::new().append(true).open(world.path("in.jsonl"));
+    rows.unwrap().write_all(b"{\"prompt\": \"p\", \"response\": \"late\"}\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("in.jsonl: found SHA-256 ") && stderr.contains("changed while"), "{stderr}");
+    assert_eq!(world.rows_of_json("out.jsonl.state.json")["complete_rows"], Value::Null);
+}
+
+#[test]
+fn a_score_field_that_nothing_is_read_from_is_refused() {
+    let world = World::new();
+    world.write_ultrafeedback("in.jsonl", 2);
+    let mut command = world.label("--input in.jsonl --output out.jsonl --score-field mean-rating");
+    let refused = String::from_utf8(command.assert().code(2).get_output().stderr.clone()).unwrap();
+    assert!(
+        refused.contains("--score-field mean-rating: ") && refused.contains("overall_score"),
+        "{refused}"
+    );
+    assert!(!world.path("out.jsonl").exists());
 }
 
 #[test]
@@ -361,6 +405,30 @@ fn a_row_that_cannot_be_scored_stops_or_is_kept() {
     let rows = world.rows("out.jsonl");
     assert_eq!((rows.len(), &rows[1]["line"]), (3, &json!(2)));
     assert_eq!(rows[0], rows[2]);
+    assert_eq!(rows[1].get("file"), None, "there is one file only");
+    // Whoever goes on is told of all of them, those before the interruption too.
+    let again = world.label(&format!("{arguments} --resume --on-error keep")).assert().success();
+    let again = String::from_utf8(again.get_output().stderr.clone()).unwrap();
+    assert!(again.contains("hint: 1 rows of out.jsonl could not be scored"), "{again}");
+    world.label("--input in.jsonl in.jsonl --output two.jsonl --on-error keep").assert().success();
+    let rows = world.rows("two.jsonl");
+    assert_eq!((&rows[4]["file"], &rows[4]["line"]), (&json!("in.jsonl"), &json!(2)));
+}
+
+#[test]
+fn a_second_gold_model_leaves_what_the_first_and_the_data_said() {
+    let world = World::new();
+    world.write("in.jsonl", &[json!({"prompt": "p", "response": "a", "model": "m", "overall_score": 7})]);
+    world.label("--input in.jsonl --output one.jsonl").assert().success();
+    let mut second = rmtrain(world.0.path());
+    let model = changed(world.0.path(), json!({"gating_temperature": 3.0}));
+    second.args(["label", "--device", "cpu", "--input", "one.jsonl", "--output", "two.jsonl", "--model"]);
+    second.arg(model).assert().success();
+    let (one, two) = (world.rows("one.jsonl"), world.rows("two.jsonl"));
+    assert_ne!(one[0]["overall_score"], two[0]["overall_score"]);
+    assert_eq!((&one[0]["input_overall_score"], one[0].get("score")), (&json!(7), None));
+    assert_eq!(two[0]["input_overall_score"], json!(7));
+    assert_eq!(two[0]["input_2_overall_score"], one[0]["overall_score"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 fn rows(path: &Path) -> Vec<Value> {
@@ -512,19 +513,54 @@ fn the_preset_takes_the_hubs_files_and_tells_where_sizes_differ() {
         .success()
         .stderr(contains("valid models (given): bard"));
     run(&["--input", "none.jsonl"]).code(2).stderr(contains("none.jsonl"));
+
+    // As `label` leaves them: a reward model's scores beside the ratings, of which some tie.
+    let labelled = |n: usize| {
+        let mut row = rated(n);
+        for (i, completion) in row["completions"].as_array_mut().expect("a list").iter_mut().enumerate() {
+            completion["overall_score"] = json!(i as f64 / 8.0);
+            if n % 5 == 0 {
+                completion["annotations"] = json!({ "honesty": { "Rating": "3" } });
+            }
+        }
+        row
+    };
+    write_rows(&root.path().join("gold.jsonl"), &(0..60).map(labelled).collect::<Vec<_>>());
+    let gold = [&held[..], &["--input", "gold.jsonl"]].concat();
+    run(&gold)
+        .success()
+        .stderr(contains("12  rows all-responses-tied").and(contains("with --score-field overall_score")));
+    run(&[&gold[..], &["--score-field", "overall_score"]].concat())
+        .success()
+        .stderr(contains("all-responses-tied").not());
+    assert_eq!(manifest(&root.path().join("out"))["counts"]["rows_usable"], 60);
     rmtrain(root.path(), &["split", "--preset", "x", "--out", "y"])
         .code(2)
         .stderr(contains("expected ultrafeedback"));
 }
 
-/// The first reading of a pipe ends when the test closes it, so the interrupt comes before the second whatever the
-/// machine's speed.
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_refused_before_it_is_read() {
+    let root = tempfile::tempdir().expect("a folder");
+    let pipe = root.path().join("rows.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    rmtrain(root.path(), &["split", "--input", "rows.jsonl", "--out", "out"])
+        .code(2)
+        .stderr(contains("rows.jsonl: found a pipe or device, expected a file"));
+    assert!(!root.path().join("out").exists());
+}
+
+/// An earlier split's manifest, read before any row, is a pipe that the test closes: so the interrupt comes before the
+/// first row whatever the machine's speed.
 #[test]
 #[cfg(unix)]
 fn an_interrupt_leaves_nothing_behind() {
     use std::process::{Command, Stdio};
     let root = tempfile::tempdir().expect("a folder");
-    let pipe = root.path().join("rows.jsonl");
+    write_rows(&root.path().join("rows.jsonl"), &[row("a prompt")]);
+    fs::create_dir(root.path().join("out")).expect("created");
+    let pipe = root.path().join("out/manifest.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
     let mut child = Command::new(env!("CARGO_BIN_EXE_rmtrain"))
         .args(["split", "--input", "rows.jsonl", "--out", "out"])
@@ -533,7 +569,7 @@ fn an_interrupt_leaves_nothing_behind() {
         .spawn()
         .expect("starts");
     // Opens once the other side does.
-    let writer = fs::File::options().write(true).open(&pipe).expect("opens");
+    let mut writer = fs::File::options().write(true).open(&pipe).expect("opens");
     super::interrupt(&child);
     let mut stderr = child.stderr.take().expect("piped");
     // The handler has run once it has told so.
@@ -543,9 +579,12 @@ fn an_interrupt_leaves_nothing_behind() {
         std::io::Read::read_exact(&mut stderr, &mut byte).expect("the notice");
         told.push(byte[0]);
     }
+    writer.write_all(br#"{"format": "rmtrain-split"}"#).expect("written");
     drop(writer);
     assert_eq!(child.wait().expect("ends").code(), Some(3));
-    let left: Vec<_> =
-        fs::read_dir(root.path()).expect("reads").map(|e| e.expect("reads").file_name()).collect();
-    assert_eq!(left, ["rows.jsonl"]);
+    let left = |folder: &Path| -> BTreeSet<_> {
+        fs::read_dir(folder).expect("reads").map(|e| e.expect("reads").file_name()).collect()
+    };
+    assert_eq!(left(root.path()), BTreeSet::from(["out".into(), "rows.jsonl".into()]));
+    assert_eq!(left(&root.path().join("out")), BTreeSet::from(["manifest.json".into()]));
 }

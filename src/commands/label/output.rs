@@ -1,5 +1,6 @@
 //! A file of rows that grows in place, so that what was computed is never lost.
 
+use crate::eval::is_error_row;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom};
@@ -11,6 +12,8 @@ pub(super) struct Output {
     file: File,
     /// Whole rows in it.
     pub rows: u64,
+    /// Those of them that stand for a row which could not be scored.
+    pub failed: u64,
     /// Bytes of these rows.
     whole: u64,
     /// Whether there was anything in it.
@@ -25,7 +28,7 @@ impl Output {
     pub fn new(path: &Path) -> Result<Self> {
         let file = open(path)?;
         refuse_existing(path)?;
-        Ok(Self { file, rows: 0, whole: 0, was_begun: false })
+        Ok(Self { file, rows: 0, failed: 0, whole: 0, was_begun: false })
     }
 
     /// The file as a run left it, which is not touched yet.
@@ -34,7 +37,7 @@ impl Output {
     /// [`Error::Row`] for a line that no run has written; otherwise as [`Output::new`].
     pub fn resume(path: &Path) -> Result<Self> {
         let file = open(path)?;
-        let (mut rows, mut whole) = (0, 0);
+        let (mut rows, mut failed, mut whole) = (0, 0, 0);
         let mut reader = BufReader::with_capacity(1 << 20, &file);
         let mut line = Vec::new();
         loop {
@@ -48,10 +51,11 @@ impl Output {
                 let reason = "found no JSON object, expected a labelled row; the file was changed".into();
                 return Err(Error::Row { path: path.into(), line: rows, reason });
             }
+            failed += u64::from(is_error_row(&line));
             whole += line.len() as u64;
         }
         let was_begun = file.metadata().map_err(Error::io(path))?.len() > 0;
-        Ok(Self { file, rows, whole, was_begun })
+        Ok(Self { file, rows, failed, whole, was_begun })
     }
 
     /// The file to write the next rows to; what followed the last whole line is cut off.
@@ -127,6 +131,23 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), torn, "nothing is cut before it is known to be ours");
         output.append(&path).unwrap().write_all(b"{\"a\":3}\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+    }
+
+    #[test]
+    fn rows_that_could_not_be_scored_are_counted_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let lines = [
+            r#"{"prompt":"p","response":"r","score":1.0}"#,
+            r#"{"line":2,"error":"too long"}"#,
+            r#"{"file":"b.jsonl","line":1,"error":"too long"}"#,
+            // A row of the input that has these fields among others.
+            r#"{"line":4,"error":"none","prompt":"p","response":"r","score":1.0}"#,
+            r#"{"line":5,"err"#,
+        ];
+        fs::write(&path, lines.join("\n")).unwrap();
+        let output = Output::resume(&path).unwrap();
+        assert_eq!((output.rows, output.failed), (4, 2));
     }
 
     #[test]

@@ -2,13 +2,12 @@
 
 use crate::base::{atomic, reader::Words};
 use crate::commands::loaded::LoadedModel;
-use crate::data::source::SourceFile;
+use crate::data::source::{LABEL_FORMAT, SourceFile, state_path};
 use crate::eval::{LabelOptions, Reduce};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const FORMAT: &str = "rmtrain-label";
 const VERSION: u32 = 1;
 
 /// `FILE.state.json`.
@@ -16,7 +15,7 @@ const VERSION: u32 = 1;
 pub(super) struct State {
     format: String,
     version: u32,
-    /// Rows of the output, once every row of the input is in it.
+    /// Rows of the output, once every row of the input is in it; until then no verb takes the output for data.
     pub complete_rows: Option<u64>,
     model: Model,
     settings: Settings,
@@ -59,7 +58,7 @@ impl InputFile {
             file: source.name.display().to_string(),
             rows: 0,
             bytes: source.path.metadata().map_err(Error::io(&source.name))?.len(),
-            sha256: atomic::sha256(&source.path)?,
+            sha256: source.sha256()?,
         })
     }
 }
@@ -84,7 +83,7 @@ impl Settings {
 
 impl State {
     pub fn new(inputs: Vec<InputFile>, model: Model, settings: Settings) -> Self {
-        Self { format: FORMAT.into(), version: VERSION, complete_rows: None, model, settings, inputs }
+        Self { format: LABEL_FORMAT.into(), version: VERSION, complete_rows: None, model, settings, inputs }
     }
 
     /// Rows of all inputs.
@@ -97,7 +96,7 @@ impl State {
     /// # Errors
     /// [`Error::Checkpoint`] where it is absent, damaged or of another version.
     pub fn read(output: &Path) -> Result<Self> {
-        let path = path_of(output);
+        let path = state_path(output);
         let refuse = |found: String| {
             let expected = format!("expected what {} was begun with", output.display());
             Error::checkpoint(&path, format!("found {found}, {expected}; without it a run cannot go on"))
@@ -108,15 +107,42 @@ impl State {
         })?;
         let state: State = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
         match (state.format.as_str(), state.version) {
-            (FORMAT, VERSION) => Ok(state),
+            (LABEL_FORMAT, VERSION) => Ok(state),
             (format, version) => Err(refuse(format!("{format} version {version}"))),
         }
     }
 
     pub fn write(&self, output: &Path) -> Result<()> {
-        let path = path_of(output);
+        let path = state_path(output);
         let text = serde_json::to_string_pretty(self).map_err(|error| Error::io(&path)(error.into()))?;
         atomic::write_bytes(&path, format!("{text}\n").as_bytes())
+    }
+
+    /// Passes inputs that are still what was surveyed, all of whose rows were written.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the file that is another one by now: the labels may belong to rows that it has no more.
+    pub fn refuse_changed(&self, sources: &[SourceFile], written: u64, output: &Path) -> Result<()> {
+        let changed = |path: &Path, what: String| {
+            let output = output.display();
+            let reason = format!(
+                "{what}: an input changed while it was read, and {output} may hold labels of rows that are gone; delete \
+                 it and label again"
+            );
+            Err(Error::Data { path: path.to_path_buf(), reason })
+        };
+        for (input, source) in self.inputs.iter().zip(sources) {
+            let (found, expected) = (source.sha256()?, &input.sha256);
+            if found != *expected {
+                return changed(&source.name, format!("found SHA-256 {found}, expected {expected}"));
+            }
+        }
+        match self.rows() {
+            expected if expected == written => Ok(()),
+            expected => {
+                changed(output, format!("found {written} rows, expected the {expected} of the inputs"))
+            }
+        }
     }
 
     /// Refuses to go on with what `begun` describes. Names of files and of the model may change, their content may not.
@@ -153,15 +179,8 @@ impl State {
         }
         let (name, differences) = (output.display(), differences.join("\n  - "));
         let reason = format!("{name} was begun otherwise, so --resume would mix labels\n  - {differences}");
-        Err(Error::checkpoint(path_of(output), reason))
+        Err(Error::checkpoint(state_path(output), reason))
     }
-}
-
-/// `FILE.state.json` of `FILE`.
-fn path_of(output: &Path) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(".state.json");
-    path.into()
 }
 
 #[cfg(test)]
@@ -191,10 +210,29 @@ mod tests {
         state().write(&output).unwrap();
         assert_eq!(State::read(&output).unwrap(), state());
         assert_eq!(state().rows(), 6);
-        std::fs::write(path_of(&output), "{}").unwrap();
+        std::fs::write(state_path(&output), "{}").unwrap();
         assert!(State::read(&output).unwrap_err().to_string().contains("missing field"));
         State { version: 9, ..state() }.write(&output).unwrap();
         assert!(State::read(&output).unwrap_err().to_string().contains("rmtrain-label version 9"));
+    }
+
+    #[test]
+    fn an_input_that_changed_or_lost_rows_is_found_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+        std::fs::write(&input, "{}\n{}\n").unwrap();
+        let source = SourceFile::local(&input);
+        let surveyed = InputFile { rows: 2, ..InputFile::of(&source).unwrap() };
+        let state = State { inputs: vec![surveyed], ..state() };
+        let sources = [source];
+        state.refuse_changed(&sources, 2, &output).unwrap();
+        let error = state.refuse_changed(&sources, 1, &output).unwrap_err().to_string();
+        assert!(error.contains("out.jsonl: found 1 rows, expected the 2 of the inputs"), "{error}");
+        std::fs::write(&input, "{}\n[]\n").unwrap();
+        let error = state.refuse_changed(&sources, 2, &output).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.contains("in.jsonl: found SHA-256 ") && error.contains("label again"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// The score field that UltraFeedback aggregates its ratings into; the one with stand-ins.
 const OVERALL: &str = "overall_score";
 /// The name that asks for the mean of the ratings, whatever else there is.
-const MEAN_RATING: &str = "mean-rating";
+pub const MEAN_RATING: &str = "mean-rating";
 /// The older aggregate, of rows that have no ratings.
 const FINE_GRAINED: &str = "fine-grained_score";
 

@@ -9,7 +9,11 @@ const EXPECTED: &str = "expected a pair (prompt + chosen + rejected; chosen + re
      chosen + rejected; question + response_j + response_k), k responses (instruction + completions[]; prompt + \
      responses[] + scores[]; response_1_text .. + all_scores) or a row to score (prompt + response; messages)";
 
-pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
+/// Lists and numbers beside the texts, which are checked where they are read.
+const BESIDE_THE_TEXTS: [&str; 4] = ["scores", "all_scores", "models", "margin"];
+
+/// Without a `score_field` the texts alone are read.
+pub(super) fn read(row: Value, score_field: Option<&str>) -> Result<Example, String> {
     let Value::Object(mut fields) = row else {
         return Err(format!("found {}, expected a row: a JSON object", kind(&row)));
     };
@@ -23,6 +27,9 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
     }
     fields.retain(|_, value| !value.is_null());
     let schema = Schema::of(&fields)?;
+    if score_field.is_none() {
+        fields.retain(|key, _| !BESIDE_THE_TEXTS.contains(&key.as_str()));
+    }
     let row = Row(fields);
     match schema {
         Schema::Comparison => row.comparison(),
@@ -35,6 +42,12 @@ pub(super) fn read(row: Value, score_field: &str) -> Result<Example, String> {
         Schema::Reply => row.reply_to_score(score_field),
         Schema::Conversation(key) => row.conversation_to_score(key),
     }
+}
+
+/// Which sides of a pair are null in its row as it was read: the chosen one, the rejected one.
+pub fn null_sides(fields: &Map<String, Value>) -> [bool; 2] {
+    let is_comparison = matches!(Schema::of(fields), Ok(Schema::Comparison));
+    ["chosen", "rejected"].map(|side| is_comparison && fields.get(side).is_some_and(Value::is_null))
 }
 
 /// The schemas, in the order in which they are looked for.
@@ -231,12 +244,12 @@ impl Row {
         self.example(RowKind::Pair, prompt, responses)
     }
 
-    fn completions(mut self, score_field: &str) -> Result<Example, String> {
+    fn completions(mut self, score_field: Option<&str>) -> Result<Example, String> {
         let Value::Array(completions) = self.take("completions") else {
             return Err("completions: expected a list of objects".into());
         };
         // `models` may be in another order than the completions, so it never names their models.
-        let scale = Scale::of(&completions, score_field);
+        let scale = score_field.map(|field| Scale::of(&completions, field));
         let responses = completions
             .into_iter()
             .enumerate()
@@ -246,13 +259,13 @@ impl Row {
         self.example(RowKind::Ranked, prompt, responses)
     }
 
-    fn responses(mut self, score_field: &str) -> Result<Example, String> {
+    fn responses(mut self, score_field: Option<&str>) -> Result<Example, String> {
         let Value::Array(items) = self.take("responses") else {
             return Err("responses: expected a list".into());
         };
         let scores = self.parallel_list("scores", items.len())?;
         let models = self.parallel_list("models", items.len())?;
-        let scale = Scale::of(&items, score_field);
+        let scale = score_field.map(|field| Scale::of(&items, field));
         let mut responses = Vec::with_capacity(items.len());
         for (i, item) in items.into_iter().enumerate() {
             let place = format!("responses[{i}]");
@@ -307,12 +320,13 @@ impl Row {
     }
 
     /// One response. It may have been scored and its model named, as where each model has a file of its own.
-    fn reply_to_score(mut self, score_field: &str) -> Result<Example, String> {
+    fn reply_to_score(mut self, score_field: Option<&str>) -> Result<Example, String> {
         let messages = reply(self.take("response"), "response")?;
         let prompt = self.required_prompt()?;
         let messages = without_repeated(&prompt, messages, "response")?;
         // The row can be scored without it, so what is no number is passed over.
-        let mut scores = [score_field, "score"].into_iter().filter_map(|key| self.0.get(key));
+        let names = score_field.into_iter().flat_map(|field| [field, "score"]);
+        let mut scores = names.filter_map(|key| self.0.get(key));
         let score = scores.find_map(|value| gold::score(value, "score").ok().flatten());
         let model = self.take("model");
         self.example(RowKind::Single, prompt, vec![Response { messages, score, model: label(model) }])
@@ -357,11 +371,11 @@ fn is_list_of_strings(value: &Value) -> bool {
 }
 
 /// One of `completions[]`.
-fn completion(item: Value, scale: Scale<'_>, place: &str) -> Result<Response, String> {
+fn completion(item: Value, scale: Option<Scale<'_>>, place: &str) -> Result<Response, String> {
     let Value::Object(mut fields) = item else {
         return Err(format!("{place}: found {}, expected an object", kind(&item)));
     };
-    let score = scale.score(&fields, place)?;
+    let score = scale.map_or(Ok(None), |scale| scale.score(&fields, place))?;
     let model = fields.swap_remove("model").and_then(label);
     match fields.swap_remove("response") {
         // A generator that failed left nothing; what is empty is dropped and counted by who pairs the row.

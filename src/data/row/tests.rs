@@ -196,6 +196,31 @@ fn k_responses_with_and_without_scores() {
 }
 
 #[test]
+fn who_reads_the_texts_alone_is_not_refused_for_what_stands_beside_them() {
+    let completion = |score: Value| json!({"response": "a", "overall_score": score, "annotations": {"x": {"Rating": "4/5"}}});
+    for (row, responses) in [
+        (json!({"instruction": "p", "completions": [completion(json!("10/10")), completion(json!([]))]}), 2),
+        (json!({"prompt": "p", "responses": ["a", {"response": "b", "overall_score": {}}], "scores": 3}), 2),
+        (json!({"prompt": "p", "responses": ["a"], "scores": ["good"], "models": ["m", "n"]}), 1),
+        // Lists with a place for every slot of the table, used or not.
+        (
+            json!({"instruction": "p", "response_1_text": "a", "response_2_text": null, "all_scores": ["?", 1],
+                "models": ["m", "n"]}),
+            1,
+        ),
+        (json!({"prompt": "p", "chosen": "a", "rejected": "b", "margin": "wide"}), 2),
+    ] {
+        let example = Example::texts_from_json(row.clone()).unwrap();
+        assert_eq!(scores(&example), vec![None; responses], "{row}");
+        let refused = Example::from_json(row.clone(), "overall_score");
+        assert!(refused.is_err(), "{row}");
+    }
+    let found =
+        Example::texts_from_json(json!({"prompt": "p", "completions": [{"model": "m"}]})).unwrap_err();
+    assert!(found.contains("expected \"response\""), "{found}");
+}
+
+#[test]
 fn rows_to_score() {
     let example = read(json!({"prompt": "p", "response": "a"}));
     assert_eq!(

@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 /// | k responses | `scores` |
 /// | `response_1_text` .. | `all_scores`, null for a slot without a text |
 /// | pair of any form | `score_chosen`, `score_rejected` (lists where the sides are lists) |
-/// | one response | `score` |
+/// | one response | `score_field` where the row has it, else `score` |
 ///
 /// A response that could not have a score is null. A field that has the name already is kept as `input_..` and counted
-/// in `renamed`.
+/// in `renamed`. Reading ignores the scores of lists, of a pair that is not `chosen` and `rejected`, and of a response
+/// that is the end of `messages`: these rows say in other ways which response is better, or have nothing to compare.
 ///
 /// # Errors
 /// Another number of scores than the row has responses.
@@ -65,13 +66,18 @@ pub fn write_gold(
         }
         Schema::Reply | Schema::Conversation(_) => {
             fits(1)?;
-            insert_keeping_own(fields, "score", values().collect::<Vec<_>>().swap_remove(0), renamed);
+            // Reading prefers the field that is named, where the row has it.
+            let is_named = fields.get(score_field).is_some_and(|value| !value.is_null());
+            let key = if is_named { score_field } else { "score" };
+            insert_keeping_own(fields, key, values().collect::<Vec<_>>().swap_remove(0), renamed);
         }
     }
     Ok(())
 }
 
-/// Inserts `value` under `key`; a value that had this name is kept as `input_{key}` and counted.
+/// Inserts `value` under `key`. A value that had this name is kept under the first free one of `input_{key}`,
+/// `input_2_{key}` and so on, and counted under that name: what was there first stays `input_{key}`, however often a row
+/// is scored.
 pub fn insert_keeping_own(
     fields: &mut Map<String, Value>,
     key: &str,
@@ -79,8 +85,14 @@ pub fn insert_keeping_own(
     renamed: &mut BTreeMap<String, u64>,
 ) {
     if let Some(own) = fields.insert(key.to_owned(), value) {
-        *renamed.entry(key.to_owned()).or_default() += 1;
-        fields.entry(format!("input_{key}")).or_insert(own);
+        let mut kept = format!("input_{key}");
+        let mut pass = 1;
+        while fields.contains_key(&kept) {
+            pass += 1;
+            kept = format!("input_{pass}_{key}");
+        }
+        *renamed.entry(kept.clone()).or_default() += 1;
+        fields.insert(kept, own);
     }
 }
 
@@ -187,12 +199,57 @@ mod tests {
             json!({"instruction": "p", "response_1_text": "a", "response_2_text": "b", "all_scores": [1, 2]}),
             json!({"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 1}),
         ];
-        for row in rows {
-            let (labelled, _) = written(row.clone(), &[Some(-0.25), Some(1.5)]);
-            let example = Example::from_json(labelled, "overall_score").unwrap();
+        let is_read = |row: &Value, gold: &[Option<f64>]| {
+            let (labelled, _) = written(row.clone(), gold);
+            let example = Example::from_json(labelled.clone(), "overall_score").unwrap();
             let scores: Vec<_> = example.responses.iter().map(|r| r.score).collect();
-            assert_eq!(scores, [Some(-0.25), Some(1.5)], "{row}");
+            assert_eq!(scores, gold, "{row} became {labelled}");
+        };
+        for row in rows {
+            is_read(&row, &[Some(-0.25), Some(1.5)]);
         }
+        for own in [
+            json!({}),
+            json!({"score": 4}),
+            json!({"overall_score": 7}),
+            json!({"overall_score": null}),
+            json!({"overall_score": 7, "score": 4}),
+            json!({"overall_score": "N/A", "score": 4}),
+        ] {
+            let mut row = json!({"prompt": "p", "response": "a", "model": "m"});
+            row.as_object_mut().unwrap().extend(object(own));
+            is_read(&row, &[Some(-0.25)]);
+        }
+    }
+
+    #[test]
+    fn where_reading_has_no_place_for_a_score_it_is_written_and_ignored() {
+        let turns = json!([{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]);
+        for (row, gold) in [
+            (json!({"messages": turns}), vec![Some(2.0)]),
+            (json!({"question": "p", "response_j": "a", "response_k": "b"}), vec![Some(2.0), Some(3.0)]),
+            (
+                json!({"question": "p", "response_A": "a", "response_B": "b", "label": "A>B"}),
+                vec![Some(2.0), Some(3.0)],
+            ),
+            (json!({"prompt": "p", "chosen": ["a"], "rejected": ["b"]}), vec![Some(2.0), Some(3.0)]),
+        ] {
+            let (labelled, _) = written(row.clone(), &gold);
+            assert_ne!(labelled, row);
+            let read = |row: Value| Example::from_json(row, "overall_score").unwrap();
+            assert_eq!(read(labelled), read(row));
+        }
+    }
+
+    #[test]
+    fn every_pass_keeps_what_it_found() {
+        let first = written(json!({"prompt": "p", "response": "a", "score": 7}), &[Some(1.0)]).0;
+        let second = written(first, &[Some(2.0)]).0;
+        let (third, renamed) = written(second, &[Some(3.0)]);
+        let expected = json!({"prompt": "p", "response": "a", "score": 3.0, "input_score": 7,
+            "input_2_score": 1.0, "input_3_score": 2.0});
+        assert_eq!(third, expected);
+        assert_eq!(renamed, BTreeMap::from([("input_3_score".to_owned(), 1)]));
     }
 
     #[test]
@@ -203,7 +260,7 @@ mod tests {
         );
         let expected = json!({"response": "a", "overall_score": 0.5, "input_overall_score": 7});
         assert_eq!(row["completions"][0], expected);
-        assert_eq!(renamed, BTreeMap::from([("overall_score".to_owned(), 1)]));
+        assert_eq!(renamed, BTreeMap::from([("input_overall_score".to_owned(), 1)]));
     }
 
     #[test]

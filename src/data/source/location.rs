@@ -1,6 +1,7 @@
 //! What a source string names: a file, a glob, a file of a hub dataset.
 
-use super::{FileRows, open};
+use super::{FileRows, open, unfinished};
+use crate::base::atomic;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,19 @@ impl SourceFile {
         Self { name: path.as_path().into(), path }
     }
 
+    /// SHA-256 of its bytes, in lower-case hexadecimal, for what hashes a file and reads it as well.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for what gives its bytes only once, which would then read as empty; [`Error::Io`].
+    pub fn sha256(&self) -> Result<String> {
+        if !self.path.metadata().map_err(Error::io(&self.name))?.is_file() {
+            let reason = "found a pipe or device, expected a file: its bytes are hashed as well as read, and a pipe \
+                          gives them once; write them into a file and name that";
+            return Err(Error::Data { path: self.name.to_path_buf(), reason: reason.into() });
+        }
+        atomic::sha256(&self.path)
+    }
+
     pub(super) fn open(&self) -> Result<FileRows> {
         open::file(&self.path, self.name.clone())
     }
@@ -40,8 +54,9 @@ impl SourceFile {
 /// A path that exists is that file, whatever signs it has in it. A file that is named twice is read twice.
 ///
 /// # Errors
-/// [`Error::Usage`] for a source that is no valid glob or hub source, [`Error::Data`] for a glob without a match and
-/// for a folder, [`Error::Io`] for a file that is not there, and the hub's errors.
+/// [`Error::Usage`] for a source that is no valid glob or hub source, [`Error::Data`] for a glob without a match, for a
+/// folder and for an output that `label` has not finished, [`Error::Io`] for a file that is not there, and the hub's
+/// errors.
 pub fn resolve(sources: &[String], hub: &dyn HubDatasets) -> Result<Vec<SourceFile>> {
     let mut files = Vec::new();
     for source in sources {
@@ -62,6 +77,7 @@ pub fn resolve(sources: &[String], hub: &dyn HubDatasets) -> Result<Vec<SourceFi
             let reason = format!("found a folder, expected a file of rows or a glob such as {name}/*.jsonl");
             return Err(Error::Data { path: file.name.to_path_buf(), reason });
         }
+        unfinished::refuse(file)?;
     }
     Ok(files)
 }
@@ -168,6 +184,39 @@ mod tests {
         assert!(says(at("none.jsonl")).contains("none.jsonl: No such file"));
         assert!(says(at("***a")).contains("not a glob"));
         assert!(says(at("")).contains("found a folder, expected a file of rows or a glob"));
+    }
+
+    #[test]
+    fn an_output_that_is_not_finished_is_no_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gold.jsonl");
+        fs::write(&path, "{}\n").unwrap();
+        let state = |rows: &str| {
+            let text = format!("{{\"format\": \"rmtrain-label\", \"complete_rows\": {rows}}}");
+            fs::write(super::super::state_path(&path), text).unwrap();
+        };
+        state("null");
+        for source in [path.display().to_string(), folder.path().join("*.jsonl").display().to_string()] {
+            let error = strings(&[source]).unwrap_err().to_string();
+            assert!(error.contains("gold.jsonl: found an output that `rmtrain label`"), "{error}");
+        }
+        state("1");
+        assert_eq!(strings(&[path.display().to_string()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_gives_its_bytes_once_is_not_hashed() {
+        let error = SourceFile::local("/dev/null").sha256().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error.to_string().starts_with("/dev/null: found a pipe or device, expected a file"),
+            "{error}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        fs::write(&path, "abc").unwrap();
+        assert!(SourceFile::local(path).sha256().unwrap().starts_with("ba7816bf8f01cfea"));
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub struct Row {
     pub answers: Vec<Answer>,
 }
 
+impl Row {
+    /// Of its texts in the spool.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
 /// What one input row contributed, as it lies in the spool.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {

@@ -267,7 +267,8 @@ impl Sets {
 
     fn check_models(&mut self, set: &str, row: &Row) {
         let heldout = set == "response-disjoint" || set == "mutual-disjoint";
-        if heldout && !self.told {
+        // Models that the sets themselves name cannot contradict them, and where nobody is held out nothing is vouched for.
+        if (heldout && !self.told) || (!heldout && self.valid_models.is_empty()) {
             return;
         }
         let check = if heldout { Check::TrainingModelsInValidSets } else { Check::ValidModelsInTrainingSets };
@@ -441,5 +442,25 @@ mod tests {
         let sets = |prompt: &str| [("train", pair.clone()), ("prompt-disjoint", hub(prompt))];
         assert!(leaks_of(&sets("P two"), unpromised()).is_empty());
         assert_eq!(leaks_of(&sets("P one"), unpromised()), ["training-prompts-in-heldout-sets"]);
+    }
+
+    #[test]
+    fn models_are_not_vouched_for_where_nobody_is_known_to_be_held_out() {
+        let looked_at = |valid: &Value| {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (set, row) in [("train", &pair("P one", "t", "a")), ("response-disjoint", valid)] {
+                fs::write(folder.path().join(file_name(set)), format!("{row}\n")).expect("written");
+            }
+            let promise = Promise { valid_models: None, ..promised() };
+            let report = check_against(folder.path(), promise, &mut |_| {}).expect("reads");
+            let line =
+                report.to_string().lines().find(|line| line.starts_with("valid-models")).map(str::to_owned);
+            let line = line.expect("a line a check");
+            let shown = line.split_whitespace().nth(1).expect("a figure").to_owned();
+            (report.checks[&Check::ValidModelsInTrainingSets].checked, shown)
+        };
+        let unnamed = json!({ "prompt": "P one", "responses": ["x"], "scores": [1.0] });
+        assert_eq!(looked_at(&unnamed), (0, "-".to_owned()));
+        assert_eq!(looked_at(&ranked("P one", "x", "v")), (2, "2".to_owned()));
     }
 }

@@ -65,8 +65,8 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`Error::Usage`] for a configuration that the data cannot meet; [`Error::Row`] at the first bad row;
-/// [`Error::Data`] where `out` holds something else than an earlier split, or a file changes while it is read;
-/// [`Error::Check`] where a leak is found; [`Error::Io`]; [`Error::Interrupted`].
+/// [`Error::Data`] where `out` holds something else than an earlier split, an input is a pipe, or one changes while it is
+/// read; [`Error::Check`] where a leak is found; [`Error::Io`]; [`Error::Interrupted`].
 pub fn write(out: &Path, config: &SplitConfig) -> Result<Manifest> {
     write_watched(out, config, &mut |_| {})
 }
@@ -87,7 +87,7 @@ pub fn write_watched(
         let bytes = fs::metadata(&source.path).map_err(Error::io(&source.name))?.len();
         let file =
             source.name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        inputs.push(InputFile { file, rows: 0, joined: 0, bytes, sha256: atomic::sha256(&source.path)? });
+        inputs.push(InputFile { file, rows: 0, joined: 0, bytes, sha256: source.sha256()? });
     }
     let mut catalog = Catalog::read(config, &existing_parent(out), progress)?;
     for (input, counts) in inputs.iter_mut().zip(&catalog.files) {
@@ -110,7 +110,7 @@ pub fn write_watched(
         let missing = &mut dropped.from_sets;
         let rows = sets::write(folder, &mut catalog, &used, &sides.heldout, &mut counts, missing, progress)?;
         for (source, input) in config.inputs.iter().zip(&inputs) {
-            if atomic::sha256(&source.path)? != input.sha256 {
+            if source.sha256()? != input.sha256 {
                 let reason = "the file changed while it was read".into();
                 return Err(Error::Data { path: source.name.to_path_buf(), reason });
             }

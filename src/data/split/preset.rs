@@ -48,7 +48,7 @@ impl Preset {
     ///
     /// Scores are the mean of a completion's ratings, because the published `overall_score` is wrong in places (a
     /// critique's 1 became 10). The paper's own gold scores are a reward model's, which the published files do not
-    /// have.
+    /// have; files that were labelled with one need the field that it wrote to in `score_field`.
     pub fn config(self, inputs: Vec<SourceFile>) -> SplitConfig {
         let is_published = |file: &SourceFile| {
             let name = file.name.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -1,7 +1,7 @@
 //! The five sets, as files.
 
 use super::catalog::{Catalog, Row, Texts, count};
-use super::input::CHUNK_ROWS;
+use super::input::rows_of_chunk;
 use super::manifest::Counts;
 use super::plan::Plan;
 use super::{Progress, SETS, Stage, file_name, stop_if_interrupted};
@@ -45,8 +45,11 @@ pub fn write(
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let mut done = 0;
-    for (used, heldout) in used.chunks(CHUNK_ROWS).zip(heldout.chunks(CHUNK_ROWS)) {
+    while done < used.len() {
         stop_if_interrupted()?;
+        let sizes = used[done..].iter().map(|used| catalog.rows[used.row].bytes());
+        let end = done + rows_of_chunk(sizes);
+        let (used, heldout) = (&used[done..end], &heldout[done..end]);
         let texts = catalog.texts(used.iter().map(|used| used.row))?;
         let rendered: Vec<Rendered> = (used.par_iter().zip(heldout).zip(&texts))
             .map(|((used, heldout), texts)| {
@@ -63,8 +66,8 @@ pub fn write(
                 count(missing, &format!("{}: {reason}", SETS[*set]));
             }
         }
-        done += used.len() as u64;
-        progress(Progress { stage: Stage::Writing, rows: done });
+        done = end;
+        progress(Progress { stage: Stage::Writing, rows: done as u64 });
     }
     let mut rows = [0; 5];
     for (set, rows) in sets.into_iter().zip(&mut rows) {

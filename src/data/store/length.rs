@@ -4,7 +4,7 @@ use super::Preparation;
 use super::format::Tokens;
 use crate::Result;
 use crate::data::config::Overlong;
-use crate::data::length::{Fitted, fit_length};
+use crate::data::length::{Fitted, ResponseStart, fit_conversations};
 use crate::data::pairing::ListRecord;
 use crate::data::row::Message;
 use crate::data::source::Origin;
@@ -67,17 +67,20 @@ pub(super) fn measure(
              \"drop\" and \"truncate-prompt-left\" go on)",
             list.ranking.name_of(longest)
         ))),
-        Overlong::TruncatePromptLeft => Ok(truncated(tokens, limit, encoder.bos_token_id())),
+        Overlong::TruncatePromptLeft => {
+            let response = list.responses.first().map_or(&[][..], Vec::as_slice);
+            Ok(truncated(tokens, limit, &ResponseStart::after(&list.prompt, response, encoder)))
+        }
     }
 }
 
 /// Takes tokens off the prompt, and leaves out, longest first, the responses for which the prompt has not enough.
-fn truncated(mut tokens: Tokens, limit: usize, bos: Option<u32>) -> Measured {
+fn truncated(mut tokens: Tokens, limit: usize, start: &ResponseStart) -> Measured {
     loop {
         let Tokens { sequences, ranking, margin } = tokens;
         let mut kept: Vec<usize> = (0..sequences.len()).collect();
         let longest = kept.iter().rev().copied().max_by_key(|&i| sequences[i].len());
-        match fit_length(TokenGroup { sequences: sequences.clone() }, limit, bos) {
+        match fit_conversations(TokenGroup { sequences: sequences.clone() }, limit, start) {
             Fitted::Whole(TokenGroup { sequences }) => {
                 return Measured::Tokens { tokens: Tokens { sequences, ranking, margin }, truncated: false };
             }
@@ -132,6 +135,27 @@ mod tests {
     use super::*;
     use crate::data::ranking::Ranking;
 
+    /// Every prompt is the ids 1 and 2.
+    struct TwoTokens;
+
+    impl EncodeConversation for TwoTokens {
+        fn render(&self, _: &[Message]) -> Result<String> {
+            Ok(String::new())
+        }
+
+        fn encode(&self, _: &[Message]) -> Result<Vec<u32>> {
+            Ok(vec![1, 2])
+        }
+
+        fn bos_token_id(&self) -> Option<u32> {
+            None
+        }
+
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+    }
+
     #[test]
     fn a_prompt_that_is_too_short_costs_the_longest_response_first() {
         let tokens = |ranks: &[u32], sequences: &[&[u32]]| Tokens {
@@ -140,7 +164,8 @@ mod tests {
             margin: None,
         };
         let list = tokens(&[0, 1, 1], &[&[1, 2, 7, 7, 7, 7], &[1, 2, 8], &[1, 2, 9, 9]]);
-        let fitted = |limit| truncated(list.clone(), limit, None);
+        let start = ResponseStart::after(&[Message::new("user", "p")], &[], &TwoTokens);
+        let fitted = |limit| truncated(list.clone(), limit, &start);
         assert_eq!(fitted(6), Measured::Tokens { tokens: list.clone(), truncated: false });
         let shorter = tokens(&[0, 1, 1], &[&[2, 7, 7, 7, 7], &[2, 8], &[2, 9, 9]]);
         assert_eq!(fitted(5), Measured::Tokens { tokens: shorter, truncated: true });
@@ -148,7 +173,7 @@ mod tests {
         assert_eq!(fitted(4), Measured::Overlong);
         let ranked = Tokens { ranking: Ranking::new(vec![0, 1, 2]).unwrap(), ..list.clone() };
         let pair = tokens(&[0, 1], &[&[2, 8], &[2, 9, 9]]);
-        assert_eq!(truncated(ranked, 3, None), Measured::Tokens { tokens: pair, truncated: true });
+        assert_eq!(truncated(ranked, 3, &start), Measured::Tokens { tokens: pair, truncated: true });
     }
 
     #[test]
