@@ -1,6 +1,7 @@
 //! Bootstrap intervals over rows.
 
 use super::interval::{Estimate, combine, expanded_tail, share_ci95};
+use crate::base::quantile::quantile;
 use crate::base::rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -81,15 +82,6 @@ pub(super) fn resampled_mean(values: &[f64], rng: &mut impl Rng) -> f64 {
     (0..n).map(|_| values[rng::below(rng, n)]).sum::<f64>() / n as f64
 }
 
-/// The quantile `q` of values in ascending order, of which there is at least one: linear interpolation between order
-/// statistics, as numpy's default.
-pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let position = q * (sorted.len() - 1) as f64;
-    let below = position.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (position - below as f64) * (sorted[above] - sorted[below])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,14 +136,5 @@ mod tests {
         let half = 1.96 * (0.8f64 * 0.2 / 5000.0).sqrt();
         assert!((lo - (0.8 - half)).abs() < 0.1 * half, "{lo}");
         assert!((hi - (0.8 + half)).abs() < 0.1 * half, "{hi}");
-    }
-
-    #[test]
-    fn quantiles_are_numpys() {
-        let sorted = [1.0, 2.0, 4.0, 8.0];
-        assert_eq!(quantile(&sorted, 0.0), 1.0);
-        assert_eq!(quantile(&sorted, 1.0), 8.0);
-        assert_eq!(quantile(&sorted, 0.5), 3.0);
-        assert!((quantile(&sorted, 0.025) - 1.075).abs() < 1e-12);
     }
 }
