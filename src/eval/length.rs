@@ -1,6 +1,6 @@
 //! What a reward owes to length and to markdown, and what is left of the accuracy without length.
 
-use super::bootstrap::{Resamples, mean_estimate};
+use super::bootstrap::{Range, Resamples, mean_estimate};
 use super::interval::combine;
 use super::judged::JudgedRow;
 use crate::base::rng;
@@ -80,7 +80,10 @@ fn controlled_accuracy(rows: &[JudgedRow]) -> Option<(f64, Option<[f64; 2]>)> {
     let members = |class: usize| rows_of.iter().filter(move |row| row.pairs[class] > 0.0);
     if rows.iter().all(|row| row.kind == RowKind::Pair) {
         // A row is of one class only: two independent shares.
-        let share = |class| mean_estimate(&members(class).map(|row| row.right[class]).collect::<Vec<_>>());
+        let share = |class| {
+            let right: Vec<f64> = members(class).map(|row| row.right[class]).collect();
+            mean_estimate(&right, Range::Share)
+        };
         return Some((value, Some(combine([(0.5, share(0)?), (0.5, share(1)?)]).ci95)));
     }
     let ci95 = Resamples::draw(|rng| {
