@@ -114,6 +114,10 @@ impl Products {
                     [(response.length.max(1) as f64).log2(), f64::from(elements), response.reward]
                 })
             };
+            let Some(first) = points().next() else { continue };
+            // Measured from the first response, values that are equal are 0 and so is their mean. The mean of equal
+            // values themselves may differ from them in the last bit, a variation that slopes would be taken from.
+            let points = || points().map(|point| [0, 1, 2].map(|i| point[i] - first[i]));
             let count = row.responses.len() as f64;
             let mean = points().fold([0.0; 3], |sum, p| [0, 1, 2].map(|i| sum[i] + p[i])).map(|s| s / count);
             for point in points() {
@@ -202,6 +206,23 @@ mod tests {
         assert_eq!((flat.reward_slope, flat.markdown_effect), (None, None));
         let same = length_bias(&[pair((1.0, 5), (0.0, 5))], 1.0);
         assert_eq!((same.reward_slope, same.markdown_effect), (None, None));
+    }
+
+    /// log2(11) added up three times and divided by three is not log2(11).
+    #[test]
+    fn lengths_that_are_equal_within_every_prompt_have_no_slope() {
+        let mut rng = rng::stream(6, "test", 0);
+        let rows: Vec<JudgedRow> = (0..50)
+            .map(|_| {
+                let points = [2.0, 1.0, 0.0].map(|gold| (gold, normal(&mut rng), 11));
+                let elements = points.map(|(_, reward, _)| u32::from(reward > 0.0));
+                JudgedRow { markdown: elements.into(), ..judged_row(RowKind::Ranked, &points) }
+            })
+            .collect();
+        let found = length_bias(&rows, 1.0);
+        assert_eq!(found.reward_slope, None);
+        // The elements alone tell the rewards apart: a positive one from a negative one, 2 sqrt(2 / pi) on average.
+        assert!((found.markdown_effect.unwrap() - 1.6).abs() < 0.4, "{found:?}");
     }
 
     /// The reward is 3 log2(length) - 2 elements, and an offset of the prompt; lengths and elements go together.
