@@ -117,7 +117,7 @@ impl Products {
             let Some(first) = points().next() else { continue };
             // Measured from the first response, values that are equal are 0 and so is their mean. The mean of equal
             // values themselves may differ from them in the last bit, a variation that slopes would be taken from.
-            let points = || points().map(|point| [0, 1, 2].map(|i| point[i] - first[i]));
+            let points = || points().map(move |point| [0, 1, 2].map(|i| point[i] - first[i]));
             let count = row.responses.len() as f64;
             let mean = points().fold([0.0; 3], |sum, p| [0, 1, 2].map(|i| sum[i] + p[i])).map(|s| s / count);
             for point in points() {
