@@ -1,7 +1,7 @@
 //! What is seen, in words and in one table, computed from the figures and no further than they go.
 
 use super::figure::Table;
-use super::number::{figure, figure_or_nothing, share};
+use super::number::{NOTHING, figure, figure_or_nothing, share};
 use super::over_seeds::OverSeeds;
 use super::scenarios::gap_of;
 use super::{Run, RunGroup};
@@ -193,7 +193,7 @@ pub fn between(groups: &[RunGroup]) -> Option<String> {
     ))
 }
 
-/// The key figures, a row a figure and a column a group.
+/// The key figures, a row a figure and a column a group. A figure that no group has is left out.
 pub fn table(groups: &[RunGroup]) -> Table {
     let fields = [
         ("preference loss", "loss_bt"),
@@ -201,6 +201,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         ("margin", "margin_mean"),
         ("mean reward", "reward_mean"),
         ("deviation of rewards", "reward_std"),
+        ("spread over heads", "head_spread_mean"),
         ("variance of hidden norms", "hidden_norm_var"),
         ("skew of hidden norms", "hidden_norm_skew"),
         ("norm of the head", "head_norm"),
@@ -216,6 +217,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         };
         std::iter::once(name.to_owned()).chain(groups.iter().map(cell)).collect::<Vec<_>>()
     };
+    let has_figures = |row: &Vec<String>| row.iter().skip(1).any(|cell| cell != NOTHING);
     let alarms = |group: &RunGroup| match group.runs.as_slice() {
         [run] => run.alarms.len().to_string(),
         runs => {
@@ -228,7 +230,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         head: std::iter::once("start → end".to_owned())
             .chain(groups.iter().map(|group| group.name.clone()))
             .collect(),
-        rows: fields.into_iter().map(row).chain([alarms]).collect(),
+        rows: fields.into_iter().map(row).filter(has_figures).chain([alarms]).collect(),
     }
 }
 
@@ -257,5 +259,18 @@ mod tests {
         let late = run(&[json!({"step": 1, "loss": null}), json!({"step": 2, "loss": 5})]);
         assert_eq!(ends(&late, "loss"), None, "a window without a value");
         assert_eq!(ends(&late, "margin_mean"), None);
+    }
+
+    #[test]
+    fn a_figure_that_no_group_has_is_no_row() {
+        let plain = run(&[json!({"step": 1, "loss_bt": 0.5})]);
+        let ensemble = run(&[json!({"step": 1, "loss_bt": 0.5, "head_spread_mean": 0.25})]);
+        let rows = |runs: Vec<Run>| table(&RunGroup::each(runs)).rows;
+        let names = |rows: &[Vec<String>]| rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+        let alone = rows(vec![run(&[json!({"step": 1, "loss_bt": 0.5})])]);
+        assert_eq!(names(&alone), ["preference loss", "alarms"]);
+        let both = rows(vec![plain, ensemble]);
+        assert_eq!(names(&both), ["preference loss", "spread over heads", "alarms"]);
+        assert_eq!(both[1][1..], [NOTHING.to_owned(), "0.250 → 0.250".into()]);
     }
 }
