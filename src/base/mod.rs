@@ -1,5 +1,5 @@
 //! What every floor may use: the error, seeded randomness, interruption, reading and writing configuration values,
-//! the median, other libraries' panics.
+//! the median and quantiles, other libraries' panics.
 //! No tensors of its own, no domain logic.
 
 pub mod atomic;
@@ -11,6 +11,7 @@ pub mod median;
 pub mod memory;
 pub mod nearest;
 pub mod panics;
+pub mod quantile;
 pub mod reader;
 pub mod rng;
 pub mod toml_writer;

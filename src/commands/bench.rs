@@ -15,11 +15,13 @@ use crate::eval::benchmark::{
 use crate::eval::{Named, OnError, Reduce};
 use crate::{Error, Result};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Rows whose errors are told one by one under `--on-error keep`.
 const TOLD_ERRORS: u64 = 5;
+/// The report in the folder of `--out`, beside files that are named after their benchmarks.
+const REPORT: &str = "bench.json";
 
 /// Run benchmarks: RM-Bench, RewardBench, RewardBench 2, JudgeBench, the paper's four sets, or your own.
 ///
@@ -73,7 +75,7 @@ type Sources = Vec<(Option<Arc<str>>, Vec<SourceFile>)>;
 
 /// Runs the verb.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let manifests = manifests(&args.names)?;
+    let manifests = manifests(&args.names, args.out.as_deref())?;
     let stored = !args.scores.is_empty();
     // Before the model is loaded, so that a wrong path is told at once.
     let sources = sources(&manifests, if stored { &args.scores } else { &args.data }, stored, args.optional)?;
@@ -100,7 +102,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let reduce = model.as_ref().and_then(|model| model.reduce);
     let report = Report { model: model.map(|model| model.name), reduce, benchmarks: Named(reports) };
     let written = match &args.out {
-        Some(out) => print_json(&report, Some(&out.join("bench.json"))),
+        Some(out) => print_json(&report, Some(&out.join(REPORT))),
         None => Ok(()),
     };
     let printed = print_json(&report, None);
@@ -151,10 +153,20 @@ fn template(args: &BenchArgs) -> String {
     args.flags.chat_template.as_ref().map_or("tokenizer".into(), |path| path.display().to_string())
 }
 
-fn manifests(names: &[String]) -> Result<Vec<Arc<Manifest>>> {
+/// The benchmarks of these names, whose files do not get into each other's way in the folder `out`.
+fn manifests(names: &[String], out: Option<&Path>) -> Result<Vec<Arc<Manifest>>> {
     let mut manifests: Vec<Arc<Manifest>> = Vec::new();
     for name in names {
         let manifest = Manifest::of(name)?;
+        // Some file systems do not tell letters by their case.
+        if let Some(out) = out.filter(|_| format!("{}.json", manifest.name).eq_ignore_ascii_case(REPORT)) {
+            return Err(Error::Usage(format!(
+                "{name}: found a benchmark called {:?}, whose files would be named as the report {} is; rename the \
+                 manifest, own-bench.toml say, or leave out --out",
+                manifest.name,
+                out.join(REPORT).display()
+            )));
+        }
         if manifests.iter().any(|other| other.name == manifest.name) {
             return Err(Error::Usage(format!(
                 "{name}: a benchmark called {:?} is there already",
@@ -302,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_file_is_given_to_a_benchmark_and_a_group() {
-        let manifests = manifests(&["rm-bench".into(), "paper".into()]).unwrap();
+        let manifests = manifests(&["rm-bench".into(), "paper".into()], None).unwrap();
         let given = |text: &str| Given::of(text, &manifests, "--data");
         let found = given("paper/in-domain=a=b.jsonl").unwrap();
         assert_eq!(found, Given { benchmark: 1, group: Some("in-domain".into()), file: "a=b.jsonl".into() });
@@ -315,9 +327,24 @@ mod tests {
     }
 
     #[test]
+    fn a_benchmark_is_not_called_as_the_report_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["bench.toml", "Bench.toml"] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "rule = \"pairs\"\noutputs = \"rm-bench\"\n").unwrap();
+            let names = [path.display().to_string()];
+            assert_eq!(manifests(&names, None).unwrap().len(), 1, "nothing is written");
+            let said = manifests(&names, Some(Path::new("out"))).unwrap_err().to_string();
+            assert!(said.contains("out/bench.json") && said.contains("rename the manifest"), "{said}");
+        }
+        assert!(manifests(&["rm-bench".into()], Some(Path::new("out"))).is_ok());
+    }
+
+    #[test]
     fn a_benchmark_is_run_once_and_needs_rows() {
-        assert!(manifests(&["paper".into(), "paper".into()]).unwrap_err().to_string().contains("already"));
-        let manifests = manifests(&["rm-bench".into()]).unwrap();
+        let twice = manifests(&["paper".into(), "paper".into()], None).unwrap_err();
+        assert!(twice.to_string().contains("already"));
+        let manifests = manifests(&["rm-bench".into()], None).unwrap();
         let error = sources(&manifests, &[], true, false).unwrap_err().to_string();
         assert_eq!(error, "rm-bench: no rows, expected --scores rm-bench=FILE");
         let absent = sources(&manifests, &["rm-bench=absent.json".into()], false, false).unwrap_err();

@@ -98,18 +98,30 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         antisymmetry_rows: args.antisymmetry_rows as usize,
     };
     let ours = rows.judge(model, &run, args, &detail)?;
+    if ours.splits.is_empty() {
+        return Ok(ours.outcome?);
+    }
     let reports = ours.splits.0.iter().map(|(name, split)| (name.clone(), split.report(&detail.by)));
     let mut report = EvalReport::new(ours.model, ours.reduce, Named(reports.collect()));
-    if let Some((other, run)) = other {
+    let mut outcome = ours.outcome;
+    if outcome.is_ok()
+        && let Some((other, run)) = other
+    {
         // The first model is gone from memory by now.
-        let theirs = rows.judge(other, &run.unwrap_or_default(), args, &Detail::default())?;
-        let pairs = ours.splits.0.iter().zip(&theirs.splits.0);
-        let splits = pairs.map(|((name, ours), (_, theirs))| (name.clone(), compare(ours, theirs)));
-        report.comparison =
-            Some(Comparison { model: theirs.model, reduce: theirs.reduce, splits: Named(splits.collect()) });
+        let theirs = rows.judge(other, &run.unwrap_or_default(), args, &Detail::default());
+        match theirs.and_then(Judged::whole) {
+            Ok(theirs) => report.comparison = Some(theirs.compared_with(&ours.splits)),
+            Err(error) => outcome = Err(error),
+        }
+    }
+    // What is finished is told, whatever became of the rest.
+    if outcome.is_err() {
+        eprintln!("{}", rows.unfinished(&report, args.compare.as_deref()));
     }
     eprint!("model: {}\n{}", report.model, table(&report));
-    print_json(&report, args.out.as_deref())
+    let written = print_json(&report, args.out.as_deref());
+    outcome?;
+    written
 }
 
 /// What the configuration of the model's run says, where it is part of one.
@@ -117,13 +129,33 @@ fn run_of(model: &str) -> Result<Option<RunData>> {
     run_folder::run_of(Path::new(model)).map(|run| RunData::read(&run)).transpose()
 }
 
-/// One model's answers to all splits.
+/// One model's answers to all splits, or to those before the one that went wrong.
 struct Judged {
     /// What reports call the model.
     model: String,
     /// How rewards of several heads are reduced, unless it is by their mean.
     reduce: Option<Reduce>,
     splits: Named<Evaluation>,
+    /// What ended it.
+    outcome: Result<()>,
+}
+
+impl Judged {
+    /// The answers to all splits, or why there are fewer.
+    fn whole(self) -> Result<Self> {
+        match self.outcome {
+            Ok(()) => Ok(self),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The comparison of another model's answers to the same splits with these.
+    fn compared_with(self, ours: &Named<Evaluation>) -> Comparison {
+        let pairs = ours.0.iter().zip(&self.splits.0);
+        let splits = pairs.map(|((name, ours), (_, theirs))| (name.clone(), compare(ours, theirs)));
+        let splits = Named(splits.collect());
+        Comparison { model: self.model, reduce: self.reduce, splits }
+    }
 }
 
 /// The rows of all splits, for every model alike.
@@ -134,7 +166,10 @@ struct SplitRows {
 }
 
 impl SplitRows {
-    /// Scores every split.
+    /// Scores every split, up to the first that goes wrong.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded; what goes wrong later is the [`Judged::outcome`].
     fn judge(&self, model: ModelFolder, run: &RunData, args: &EvalArgs, detail: &Detail) -> Result<Judged> {
         let loaded = model.load()?;
         let from_run = run.max_length.filter(|&tokens| tokens <= loaded.max_positions);
@@ -148,8 +183,7 @@ impl SplitRows {
             overlong: self.overlong,
             batch_tokens: args.flags.batch_tokens(),
         };
-        let mut evaluations = Vec::with_capacity(self.splits.len());
-        for split in &self.splits {
+        let judge = |split: &Split| -> Result<Evaluation> {
             let bar = RowsBar::new(&split.name);
             let field = self.score_field.clone();
             let examples =
@@ -158,10 +192,23 @@ impl SplitRows {
                     Ok((row.origin.clone(), row.example(&field)?))
                 });
             let (encoder, scorer) = (loaded.tokenizer.clone(), loaded.scorer.as_ref());
-            let evaluation = judge_split(examples, encoder, scorer, &options, detail, |done| bar.show(done))?;
-            evaluations.push((split.name.clone(), evaluation));
-        }
-        Ok(Judged { model: loaded.name, reduce: loaded.reduce, splits: Named(evaluations) })
+            judge_split(examples, encoder, scorer, &options, detail, |done| bar.show(done))
+        };
+        let mut evaluations = Vec::with_capacity(self.splits.len());
+        let outcome = self.splits.iter().try_for_each(|split| -> Result<()> {
+            evaluations.push((split.name.clone(), judge(split)?));
+            Ok(())
+        });
+        Ok(Judged { model: loaded.name, reduce: loaded.reduce, splits: Named(evaluations), outcome })
+    }
+
+    /// What a report lacks that was ended by an error: splits, and the comparison with `other` where one was asked for.
+    fn unfinished(&self, report: &EvalReport, other: Option<&str>) -> String {
+        let unfinished = self.splits.iter().filter(|split| report.splits.get(&split.name).is_none());
+        let unfinished: Vec<&str> = unfinished.map(|split| split.name.as_str()).collect();
+        let comparison = other.map(|other| format!("the comparison with {other}"));
+        let missing: Vec<&str> = unfinished.into_iter().chain(comparison.as_deref()).collect();
+        format!("unfinished: the report is without {}", missing.join(", "))
     }
 }
 
@@ -208,16 +255,20 @@ fn chosen_splits(args: &EvalArgs, run: Option<&RunData>) -> Result<Vec<Split>> {
         }
     }
     for source in &args.data {
-        let mut name = name_of(source);
-        if splits.iter().any(|split: &Split| split.name == name) {
-            name = source.clone();
-        }
-        splits.push(Split { name, source: source.clone() });
+        splits.push(Split { name: free_name(source, &splits), source: source.clone() });
     }
     Ok(splits)
 }
 
-/// Splits named in `wanted`, or the default ones that are there.
+/// A name for a file that none of `splits` has: the file's own, its path, or its path with a number.
+fn free_name(source: &str, splits: &[Split]) -> String {
+    let numbered = (2..).map(|number: u64| format!("{source} ({number})"));
+    let mut names = [name_of(source), source.to_owned()].into_iter().chain(numbered);
+    let is_free = |name: &String| splits.iter().all(|split| split.name != *name);
+    names.find(is_free).unwrap_or_else(|| source.to_owned())
+}
+
+/// Splits named in `wanted`, each once, or the default ones that are there.
 fn splits_in(folder: &Path, wanted: &[String]) -> Result<Vec<Split>> {
     let available = split_files(folder)?;
     let find = |name: &str| available.iter().find(|(stem, _)| stem == name);
@@ -236,10 +287,14 @@ fn splits_in(folder: &Path, wanted: &[String]) -> Result<Vec<Split>> {
         }
         return Ok(found);
     }
-    wanted
-        .iter()
-        .map(|name| find(name).map(split).ok_or_else(|| unknown_split(name, folder, &names)))
-        .collect()
+    let mut found: Vec<Split> = Vec::new();
+    for name in wanted {
+        let split = find(name).map(split).ok_or_else(|| unknown_split(name, folder, &names))?;
+        if !found.contains(&split) {
+            found.push(split);
+        }
+    }
+    Ok(found)
 }
 
 /// The files of `data.eval`, for a run without splits.
@@ -348,6 +403,19 @@ mod tests {
         let both =
             chosen_splits(&args("--split own --data x/own.jsonl.gz --data a.json"), Some(&run)).unwrap();
         assert_eq!(names(&both), ["own", "x/own.jsonl.gz", "a"]);
+    }
+
+    #[test]
+    fn what_is_given_twice_has_one_name_each() {
+        let folder = folder(&["in-domain.jsonl", "own.jsonl"]);
+        let run = RunData { splits_dir: Some(folder.path().into()), ..RunData::default() };
+        let line = ["--split own --split in-domain --split own", &" --data own.jsonl".repeat(3)].concat();
+        let found = chosen_splits(&args(&line), Some(&run)).unwrap();
+        assert_eq!(names(&found), ["own", "in-domain", "own.jsonl", "own.jsonl (2)", "own.jsonl (3)"]);
+        let run = RunData { eval: vec!["d/a.jsonl".into()], ..RunData::default() };
+        let found =
+            chosen_splits(&args("--split a --split a --data a.json --data a.json"), Some(&run)).unwrap();
+        assert_eq!(names(&found), ["a", "a.json", "a.json (2)"]);
         assert!(chosen_splits(&args(""), None).unwrap_err().to_string().contains("--splits-dir"));
     }
 

@@ -1,4 +1,6 @@
-//! Quantiles of a sample.
+//! The quantiles that a step's norms are told by.
+
+use crate::base::quantile::quantile;
 
 /// The levels of [`quantiles`]: the extremes, the outer twentieths, the quartiles and the median.
 pub const LEVELS: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
@@ -7,14 +9,7 @@ pub const LEVELS: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 pub fn quantiles(values: &[f64]) -> [f64; LEVELS.len()] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    LEVELS.map(|level| {
-        let position = level * sorted.len().saturating_sub(1) as f64;
-        let (below, above) = (position.floor() as usize, position.ceil() as usize);
-        match (sorted.get(below), sorted.get(above)) {
-            (Some(low), Some(high)) => low + (high - low) * position.fract(),
-            _ => f64::NAN,
-        }
-    })
+    LEVELS.map(|level| quantile(&sorted, level))
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Sample {
     /// Scores the sample again, every row's responses in the opposite order, and tells the rows.
     ///
     /// # Errors
-    /// The scorer's.
+    /// The scorer's; [`Error::Row`](crate::Error::Row) for a reward that is not finite.
     pub fn recompute(
         self,
         rows: &mut [JudgedRow],
@@ -84,9 +84,16 @@ impl Sample {
         let groups = self.rows.iter().rev().map(|(_, group)| reversed(group)).collect();
         let scored = score_groups(scorer, groups, batch_tokens)?;
         for ((position, _), scored) in self.rows.iter().rev().zip(scored) {
-            if let Some(row) = rows.get_mut(*position) {
-                row.recomputed = Some(scored.iter().rev().map(|s| s.reward).collect());
+            let Some(row) = rows.get_mut(*position) else { continue };
+            // No difference from it would be seen: the greatest of numbers passes over NaN.
+            if let Some(bad) = scored.iter().find(|s| !s.reward.is_finite()) {
+                return Err(row.origin.error(format!(
+                    "the model gave a reward of {} when the row's responses were computed once more in the opposite \
+                     order, where it had given a finite one",
+                    bad.reward
+                )));
             }
+            row.recomputed = Some(scored.iter().rev().map(|s| s.reward).collect());
         }
         Ok(())
     }
@@ -96,6 +103,7 @@ impl Sample {
 mod tests {
     use super::*;
     use crate::data::RowKind;
+    use crate::eval::Scored;
     use crate::eval::test_support::judged_row;
 
     #[test]
@@ -113,6 +121,31 @@ mod tests {
         // A model that prefers whatever comes first contradicts itself.
         rows[3].recomputed = Some(vec![0.0, 1.0]);
         assert_eq!(Antisymmetry::of(&rows).unwrap().swapped_accuracy, 0.5, "0.5 + 0.5 + 0.25 is not one");
+    }
+
+    /// A model whose rewards depend on what it has computed before: NaN for whatever it sees a second time.
+    #[test]
+    fn a_reward_that_is_not_finite_the_second_time_names_its_row() {
+        struct Nan;
+        impl SequenceScorer for Nan {
+            fn score(&self, groups: &[TokenGroup]) -> Result<Vec<Vec<Scored>>> {
+                let scored = |_: &Vec<u32>| Scored {
+                    reward: f64::NAN,
+                    hidden_norm: 1.0,
+                    disagreement: None,
+                    objectives: None,
+                };
+                Ok(groups.iter().map(|group| group.sequences.iter().map(scored).collect()).collect())
+            }
+        }
+        let mut rows = vec![judged_row(RowKind::Pair, &[(1.0, 2.0, 1), (0.0, 1.0, 1)])];
+        let mut sample = Sample::new(1);
+        sample.show(&TokenGroup { sequences: vec![vec![1], vec![2]] });
+        let error = sample.recompute(&mut rows, &Nan, 10).unwrap_err();
+        assert!(matches!(error, crate::Error::Row { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.starts_with("data/rows.jsonl:1: the model gave a reward of NaN when"), "{said}");
+        assert_eq!(rows[0].recomputed, None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Bootstrap intervals over rows.
 
 use super::interval::{Estimate, combine, expanded_tail, share_ci95};
+use crate::base::quantile::quantile;
 use crate::base::rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -12,37 +13,70 @@ pub const RESAMPLES: usize = 2000;
 /// Intervals are a property of the values alone, so the seed is fixed.
 const SEED: u64 = 0;
 
+/// What a row's value can be at worst and at best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// A share of what was right: from 0 to 1.
+    Share,
+    /// A correlation such as tau: from -1 to 1.
+    Correlation,
+}
+
+impl Range {
+    fn ends(self) -> [f64; 2] {
+        match self {
+            Range::Share => [0.0, 1.0],
+            Range::Correlation => [-1.0, 1.0],
+        }
+    }
+}
+
+/// The mean; `None` of no values.
+pub(super) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 /// A 95% confidence interval `[lo, hi]` of the mean of `values`, the rows of a sample.
 ///
 /// Whole rows are resampled with replacement, and percentiles are taken with the correction for small samples of
-/// [`expanded_tail`]. Where all values are 0 or 1 the mean is a share and has [`share_ci95`]. `None` for no values.
+/// [`expanded_tail`]. Where every row is at one end of the range, the mean is a matter of how many are at which: it has
+/// the interval of that share, [`share_ci95`], stretched over the range. `None` for no values.
 ///
 /// # Source
 /// Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (the percentile interval).
-pub fn mean_ci95(values: &[f64]) -> Option<[f64; 2]> {
+pub fn mean_ci95(values: &[f64], range: Range) -> Option<[f64; 2]> {
     if values.is_empty() {
         return None;
     }
-    if values.iter().all(|&v| v == 0.0 || v == 1.0) {
-        return Some(share_ci95(values.iter().filter(|&&v| v == 1.0).count() as u64, values.len() as u64));
+    let [worst, best] = range.ends();
+    if values.iter().all(|&v| v == worst || v == best) {
+        let right = values.iter().filter(|&&v| v == best).count() as u64;
+        return Some(share_ci95(right, values.len() as u64).map(|share| worst + (best - worst) * share));
     }
     Resamples::draw(|rng| Some(resampled_mean(values, rng))).ci95(values.len())
 }
 
 /// The mean of `values` with [`mean_ci95`].
-pub fn mean_estimate(values: &[f64]) -> Option<Estimate> {
-    let ci95 = mean_ci95(values)?;
-    Some(Estimate { value: values.iter().sum::<f64>() / values.len() as f64, ci95 })
+pub fn mean_estimate(values: &[f64], range: Range) -> Option<Estimate> {
+    Some(Estimate { value: mean(values)?, ci95: mean_ci95(values, range)? })
 }
 
-/// [`mean_ci95`] of a weighted sum of means, `(weight, values)` each, of groups that are independent and whose sizes
-/// are given.
+/// The rows of a sample, and what is possible for each.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowValues<'v> {
+    pub values: &'v [f64],
+    pub range: Range,
+}
+
+/// The weighted sum of the means of several sets of rows, `(weight, rows)` each, that are independent and whose sizes
+/// are given; with the interval that those of the means imply.
 ///
 /// `None` for no terms, or one without values.
-pub fn weighted_means_ci95(terms: &[(f64, &[f64])]) -> Option<[f64; 2]> {
-    let estimates: Option<Vec<_>> =
-        terms.iter().map(|(weight, values)| Some((*weight, mean_estimate(values)?))).collect();
-    estimates.filter(|terms| !terms.is_empty()).map(|terms| combine(terms).ci95)
+pub fn weighted_means(terms: &[(f64, RowValues<'_>)]) -> Option<Estimate> {
+    let estimate =
+        |(weight, rows): &(f64, RowValues<'_>)| Some((*weight, mean_estimate(rows.values, rows.range)?));
+    let estimates: Option<Vec<_>> = terms.iter().map(estimate).collect();
+    estimates.filter(|terms| !terms.is_empty()).map(combine)
 }
 
 /// A statistic of [`RESAMPLES`] resamples, in ascending order.
@@ -81,42 +115,58 @@ pub(super) fn resampled_mean(values: &[f64], rng: &mut impl Rng) -> f64 {
     (0..n).map(|_| values[rng::below(rng, n)]).sum::<f64>() / n as f64
 }
 
-/// The quantile `q` of values in ascending order, of which there is at least one: linear interpolation between order
-/// statistics, as numpy's default.
-pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let position = q * (sorted.len() - 1) as f64;
-    let below = position.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (position - below as f64) * (sorted[above] - sorted[below])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn edge_cases() {
-        assert_eq!(mean_ci95(&[]), None);
-        assert_eq!(mean_ci95(&[0.25]), Some([0.25, 0.25]));
-        assert_eq!(mean_ci95(&[0.5; 50]), Some([0.5, 0.5]));
-        let [lo, hi] = mean_ci95(&[1.0; 50]).unwrap();
+        assert_eq!(mean_ci95(&[], Range::Share), None);
+        assert_eq!(mean_ci95(&[0.25], Range::Share), Some([0.25, 0.25]));
+        assert_eq!(mean_ci95(&[0.5; 50], Range::Share), Some([0.5, 0.5]));
+        let [lo, hi] = mean_ci95(&[1.0; 50], Range::Share).unwrap();
         assert!(0.92 < lo && lo < 0.94 && hi == 1.0, "50 of 50 is no proof of 1.0: {lo}");
+    }
+
+    /// Tau of two responses is twice the accuracy less one, and so is its interval.
+    #[test]
+    fn correlations_at_their_ends_have_twice_the_interval_of_the_share() {
+        let of = |right: usize, count: usize| {
+            let row = |i: usize| if i < right { 1.0 } else { -1.0 };
+            mean_ci95(&(0..count).map(row).collect::<Vec<_>>(), Range::Correlation).unwrap()
+        };
+        for (right, count) in [(50, 50), (0, 50), (43, 50), (1, 1)] {
+            let expected = share_ci95(right as u64, count as u64).map(|share| 2.0 * share - 1.0);
+            let found = of(right, count);
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15), "{found:?} {expected:?}");
+        }
+        let [lo, hi] = of(50, 50);
+        assert!((lo - 0.857_3).abs() < 1e-4 && hi == 1.0, "{lo} {hi}");
+        let [lo, hi] = of(0, 50);
+        assert!(lo == -1.0 && (hi + 0.857_3).abs() < 1e-4, "all wrong is no proof of -1: {lo} {hi}");
+        // 0 is in the middle of the range and no end of it.
+        let [lo, hi] = mean_ci95(&[0.0, 1.0, 0.0, 1.0, 1.0], Range::Correlation).unwrap();
+        assert_ne!([lo, hi], share_ci95(3, 5));
     }
 
     /// Two groups of equal weight: the variance of half their sum, not that of all rows in one heap.
     #[test]
     fn groups_are_resampled_each_on_its_own() {
         let (low, high) = (vec![0.25; 400], vec![0.75; 100]);
-        assert_eq!(weighted_means_ci95(&[(0.5, &low), (0.5, &high)]), Some([0.5, 0.5]));
+        let half_each = |one: &[f64], other: &[f64]| {
+            let rows = |values| RowValues { values, range: Range::Share };
+            weighted_means(&[(0.5, rows(one)), (0.5, rows(other))])
+        };
+        assert_eq!(half_each(&low, &high), Some(Estimate { value: 0.5, ci95: [0.5, 0.5] }));
         let mixed: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 2 == 0))).collect();
-        let [lo, hi] = weighted_means_ci95(&[(0.5, &mixed), (0.5, &high)]).unwrap();
+        let [lo, hi] = half_each(&mixed, &high).unwrap().ci95;
         let half = 1.96 * 0.5 * (0.25f64 / 400.0).sqrt();
         assert!(
             (lo - (0.625 - half)).abs() < 0.15 * half && (hi - (0.625 + half)).abs() < 0.15 * half,
             "{lo} {hi}"
         );
-        assert_eq!(weighted_means_ci95(&[]), None);
-        assert_eq!(weighted_means_ci95(&[(0.5, &low), (0.5, &[])]), None);
+        assert_eq!(weighted_means(&[]), None);
+        assert_eq!(half_each(&low, &[]), None);
     }
 
     #[test]
@@ -130,28 +180,19 @@ mod tests {
     #[test]
     fn is_the_same_on_any_number_of_threads() {
         let values: Vec<f64> = (0..301).map(|i| f64::from(i % 7)).collect();
-        let expected = mean_ci95(&values);
+        let expected = mean_ci95(&values, Range::Share);
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            assert_eq!(pool.install(|| mean_ci95(&values)), expected);
+            assert_eq!(pool.install(|| mean_ci95(&values, Range::Share)), expected);
         }
     }
 
     #[test]
     fn is_close_to_the_normal_interval_for_many_rows() {
         let values: Vec<f64> = (0..5000).map(|i| f64::from(u8::from(i % 5 != 0))).collect();
-        let [lo, hi] = mean_ci95(&values).unwrap();
+        let [lo, hi] = mean_ci95(&values, Range::Share).unwrap();
         let half = 1.96 * (0.8f64 * 0.2 / 5000.0).sqrt();
         assert!((lo - (0.8 - half)).abs() < 0.1 * half, "{lo}");
         assert!((hi - (0.8 + half)).abs() < 0.1 * half, "{hi}");
-    }
-
-    #[test]
-    fn quantiles_are_numpys() {
-        let sorted = [1.0, 2.0, 4.0, 8.0];
-        assert_eq!(quantile(&sorted, 0.0), 1.0);
-        assert_eq!(quantile(&sorted, 1.0), 8.0);
-        assert_eq!(quantile(&sorted, 0.5), 3.0);
-        assert!((quantile(&sorted, 0.025) - 1.075).abs() < 1e-12);
     }
 }

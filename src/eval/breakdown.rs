@@ -1,6 +1,6 @@
 //! Figures by source, by model or by subset.
 
-use super::bootstrap::mean_ci95;
+use super::bootstrap::{Range, mean_ci95};
 use super::judged::JudgedRow;
 use super::kendall::tau_b;
 use crate::base::reader::Words;
@@ -146,10 +146,10 @@ impl Collected {
         Some(GroupReport {
             rows: rows as u64,
             accuracy: mean(self.accuracies.iter().sum(), rows)?,
-            accuracy_ci95: mean_ci95(&self.accuracies)?,
+            accuracy_ci95: mean_ci95(&self.accuracies, Range::Share)?,
             ties: self.ties,
             kendall_tau: mean(self.taus.iter().sum(), self.taus.len()),
-            kendall_tau_ci95: mean_ci95(&self.taus),
+            kendall_tau_ci95: mean_ci95(&self.taus, Range::Correlation),
             longest_wins: mean(self.longest, rows)?,
             gold_win_rate: win_rate(self.gold_wins),
             reward_win_rate: win_rate(self.reward_wins),

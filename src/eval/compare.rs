@@ -7,7 +7,7 @@ use super::kendall::tau_b;
 use super::named::Named;
 use super::reduce::Reduce;
 use super::report::Metric;
-use crate::data::{Origin, RowKind};
+use crate::data::Origin;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{Binomial, DiscreteCDF};
 use std::collections::HashMap;
@@ -137,17 +137,10 @@ fn resamples(metric: Metric, differences: &[f64]) -> Option<Resamples> {
     Some(Resamples::draw(|rng| Some(resampled_mean(&values, rng))))
 }
 
-impl Evaluation {
-    /// The figure that the split is judged by.
-    pub fn metric(&self) -> Metric {
-        let has_ranked = self.rows.iter().any(|row| row.kind == RowKind::Ranked);
-        if has_ranked { Metric::KendallTau } else { Metric::Accuracy }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::RowKind;
     use crate::eval::test_support::{golden, judged_row};
 
     /// scipy.stats.binomtest(min(b, c), b + c, 0.5).pvalue

@@ -1,6 +1,9 @@
 //! Every interval of a report on data whose truth is known: a 95% interval must hold it in 92% to 98% of all draws.
+//!
+//! It is few rows that an interval may be wrong about, so sets are small: what holds of 25 and of 100 rows that are
+//! resampled is not tried on more.
 
-use super::bootstrap::mean_ci95;
+use super::bootstrap::{Range, mean_ci95};
 use super::compare::compare;
 use super::judged::{Evaluation, JudgedRow};
 use super::length::length_bias;
@@ -11,8 +14,17 @@ use crate::base::rng::{self, below, uniform};
 use crate::data::{Origin, RowKind};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use std::ops::RangeInclusive;
 
+/// Worlds of a first look; where it does not settle the matter, of all.
+const FIRST_WORLDS: u64 = 400;
 const WORLDS: u64 = 1000;
+
+/// What settles it at first sight: one and a half binomial standard errors of 400 worlds (1.4% at a coverage of 92%, 0.7%
+/// at 98%) within the bounds. Four in five intervals with a coverage of 95% need no second look, and as good as nothing is
+/// lost: by the binomial distribution a coverage of 91% fails in 84.8 of 100 tests, one of 90% in 98.0; were all worlds
+/// always drawn, in 85.3 and 98.2.
+const SETTLED: RangeInclusive<f64> = 0.94..=0.97;
 
 /// Draws worlds, each giving an interval, and counts how many hold the truth. A world without an interval counts as
 /// one that does not.
@@ -20,9 +32,15 @@ fn assert_covers(name: &str, truth: f64, draw: impl Fn(&mut ChaCha8Rng) -> Optio
     let held = |world: &u64| {
         draw(&mut rng::stream(11, name, *world)).is_some_and(|[lo, hi]| lo <= truth && truth <= hi)
     };
-    let coverage = (0..WORLDS).into_par_iter().filter(held).count() as f64 / WORLDS as f64;
-    println!("{name}: {:.1}%", 100.0 * coverage);
-    assert!((0.92..=0.98).contains(&coverage), "{name}: {coverage}");
+    let mut worlds = FIRST_WORLDS;
+    let mut count = (0..worlds).into_par_iter().filter(held).count();
+    if !SETTLED.contains(&(count as f64 / worlds as f64)) {
+        count += (worlds..WORLDS).into_par_iter().filter(held).count();
+        worlds = WORLDS;
+    }
+    let coverage = count as f64 / worlds as f64;
+    println!("{name}: {:.1}% of {worlds}", 100.0 * coverage);
+    assert!((0.92..=0.98).contains(&coverage), "{name}: {coverage} of {worlds}");
 }
 
 /// A pair that is right with probability `right`.
@@ -64,11 +82,24 @@ fn accuracy_of_pairs() {
 fn tau_of_ranked_rows() {
     for noise in [0.5, 3.0] {
         let truth = long_run_mean("tau", |rng| tau(&ranked(rng, noise)));
-        for count in [25, 100, 400] {
+        for count in [25, 100] {
             assert_covers(&format!("tau-b {truth:.2} of {count} rows"), truth, |rng| {
-                mean_ci95(&(0..count).map(|_| tau(&ranked(rng, noise))).collect::<Vec<_>>())
+                let taus: Vec<f64> = (0..count).map(|_| tau(&ranked(rng, noise))).collect();
+                mean_ci95(&taus, Range::Correlation)
             });
         }
+    }
+}
+
+/// Every tau is 1 or -1, and often all of them are 1.
+#[test]
+fn tau_of_ranked_rows_of_two() {
+    for (count, right) in [(25, 0.9), (50, 0.8)] {
+        let name = format!("tau-b {:.1} of {count} rows of two", 2.0 * right - 1.0);
+        assert_covers(&name, 2.0 * right - 1.0, |rng| {
+            let row = |_| JudgedRow { kind: RowKind::Ranked, ..pair(rng, right) };
+            evaluation((0..count).map(row).collect()).report(&[]).kendall_tau_ci95
+        });
     }
 }
 
@@ -78,7 +109,8 @@ fn accuracy_of_ranked_rows() {
     let truth = long_run_mean("fraction", |rng| fraction(&ranked(rng, 1.5)));
     for count in [25, 100] {
         assert_covers(&format!("pairwise accuracy {truth:.2} of {count} rows of four"), truth, |rng| {
-            mean_ci95(&(0..count).map(|_| fraction(&ranked(rng, 1.5))).collect::<Vec<_>>())
+            let fractions: Vec<f64> = (0..count).map(|_| fraction(&ranked(rng, 1.5))).collect();
+            mean_ci95(&fractions, Range::Share)
         });
     }
 }
@@ -123,7 +155,7 @@ fn length_controlled_accuracy_of_ranked_rows() {
         }
     }
     let truth = 0.5 * (right[0] / pairs[0] + right[1] / pairs[1]);
-    for count in [30, 100, 300] {
+    for count in [30, 100] {
         assert_covers(&format!("controlled accuracy {truth:.2} of {count} rows of four"), truth, |rng| {
             let rows: Vec<_> = (0..count).map(|_| row(rng)).collect();
             length_bias(&rows, 1.0).controlled_accuracy_ci95
@@ -167,7 +199,7 @@ fn gap(evaluations: [Evaluation; 2]) -> Option<[f64; 2]> {
 /// Two models that share part of their luck; `disagree` are the probabilities that only one of them is right.
 #[test]
 fn paired_difference_of_pairs() {
-    for (count, disagree) in [(30, [0.2, 0.1]), (50, [0.1, 0.05]), (200, [0.06, 0.03]), (400, [0.15, 0.15])] {
+    for (count, disagree) in [(30, [0.2, 0.1]), (50, [0.1, 0.05]), (200, [0.06, 0.03]), (100, [0.15, 0.15])] {
         let truth: f64 = disagree[0] - disagree[1];
         let name = format!("difference {truth:.2} of {count} pairs");
         let draw = |rng: &mut ChaCha8Rng| {
@@ -212,7 +244,7 @@ fn paired_difference_of_taus() {
         let (row, other) = taus(rng);
         tau(&row) - tau(&other)
     });
-    for count in [25, 100, 400] {
+    for count in [25, 100] {
         assert_covers(&format!("difference {truth:.2} of tau-b of {count} rows"), truth, |rng| {
             let (ours, theirs): (Vec<_>, Vec<_>) = (0..count).map(|_| taus(rng)).unzip();
             let rows = |rows: Vec<Vec<(f64, f64)>>| {

@@ -1,6 +1,6 @@
 //! How rewards and hidden norms are spread over a split.
 
-use super::bootstrap::quantile;
+use crate::base::quantile::quantile;
 use serde::{Deserialize, Serialize};
 
 /// Where the quantiles are taken.

@@ -1,7 +1,7 @@
 //! What is kept of a split's rows: a few numbers each, no text. Every figure is computed from them.
 
 use super::accuracy::{Judged, ordered_positions};
-use super::report::SkipReason;
+use super::report::{Metric, SkipReason};
 use crate::data::{Origin, RowKind};
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
@@ -71,4 +71,12 @@ pub struct Evaluation {
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Of all hidden states, where it was asked for.
     pub effective_rank: Option<f64>,
+}
+
+impl Evaluation {
+    /// The figure that the split is judged by.
+    pub fn metric(&self) -> Metric {
+        let has_ranked = self.rows.iter().any(|row| row.kind == RowKind::Ranked);
+        if has_ranked { Metric::KendallTau } else { Metric::Accuracy }
+    }
 }

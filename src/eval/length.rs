@@ -1,6 +1,6 @@
 //! What a reward owes to length and to markdown, and what is left of the accuracy without length.
 
-use super::bootstrap::{Resamples, mean_estimate};
+use super::bootstrap::{Range, Resamples, mean_estimate};
 use super::interval::combine;
 use super::judged::JudgedRow;
 use crate::base::rng;
@@ -80,7 +80,10 @@ fn controlled_accuracy(rows: &[JudgedRow]) -> Option<(f64, Option<[f64; 2]>)> {
     let members = |class: usize| rows_of.iter().filter(move |row| row.pairs[class] > 0.0);
     if rows.iter().all(|row| row.kind == RowKind::Pair) {
         // A row is of one class only: two independent shares.
-        let share = |class| mean_estimate(&members(class).map(|row| row.right[class]).collect::<Vec<_>>());
+        let share = |class| {
+            let right: Vec<f64> = members(class).map(|row| row.right[class]).collect();
+            mean_estimate(&right, Range::Share)
+        };
         return Some((value, Some(combine([(0.5, share(0)?), (0.5, share(1)?)]).ci95)));
     }
     let ci95 = Resamples::draw(|rng| {
@@ -111,6 +114,10 @@ impl Products {
                     [(response.length.max(1) as f64).log2(), f64::from(elements), response.reward]
                 })
             };
+            let Some(first) = points().next() else { continue };
+            // Measured from the first response, values that are equal are 0 and so is their mean. The mean of equal
+            // values themselves may differ from them in the last bit, a variation that slopes would be taken from.
+            let points = || points().map(move |point| [0, 1, 2].map(|i| point[i] - first[i]));
             let count = row.responses.len() as f64;
             let mean = points().fold([0.0; 3], |sum, p| [0, 1, 2].map(|i| sum[i] + p[i])).map(|s| s / count);
             for point in points() {
@@ -199,6 +206,23 @@ mod tests {
         assert_eq!((flat.reward_slope, flat.markdown_effect), (None, None));
         let same = length_bias(&[pair((1.0, 5), (0.0, 5))], 1.0);
         assert_eq!((same.reward_slope, same.markdown_effect), (None, None));
+    }
+
+    /// log2(11) added up three times and divided by three is not log2(11).
+    #[test]
+    fn lengths_that_are_equal_within_every_prompt_have_no_slope() {
+        let mut rng = rng::stream(6, "test", 0);
+        let rows: Vec<JudgedRow> = (0..50)
+            .map(|_| {
+                let points = [2.0, 1.0, 0.0].map(|gold| (gold, normal(&mut rng), 11));
+                let elements = points.map(|(_, reward, _)| u32::from(reward > 0.0));
+                JudgedRow { markdown: elements.into(), ..judged_row(RowKind::Ranked, &points) }
+            })
+            .collect();
+        let found = length_bias(&rows, 1.0);
+        assert_eq!(found.reward_slope, None);
+        // The elements alone tell the rewards apart: a positive one from a negative one, 2 sqrt(2 / pi) on average.
+        assert!((found.markdown_effect.unwrap() - 1.6).abs() < 0.4, "{found:?}");
     }
 
     /// The reward is 3 log2(length) - 2 elements, and an offset of the prompt; lengths and elements go together.

@@ -2,13 +2,14 @@
 
 use super::accuracy::{Agreement, agreement};
 use super::antisymmetry::Antisymmetry;
+use super::bootstrap::{Range, mean, mean_ci95};
 use super::breakdown::{By, groups};
 use super::calibration::calibration;
 use super::distribution::{HiddenStatistics, RewardDistribution};
 use super::judged::Evaluation;
+use super::kendall;
 use super::length::length_bias;
 use super::report::{Metric, SplitReport};
-use super::{bootstrap, kendall};
 use crate::diagnostics::moments::{Moments, moments};
 
 impl Evaluation {
@@ -38,10 +39,10 @@ impl Evaluation {
             rows: rows.len() as u64,
             metric,
             accuracy: mean(&accuracies),
-            accuracy_ci95: bootstrap::mean_ci95(&accuracies),
+            accuracy_ci95: mean_ci95(&accuracies, Range::Share),
             ties: agreements.iter().map(|row| row.ties).sum(),
             kendall_tau: mean(&taus),
-            kendall_tau_ci95: bootstrap::mean_ci95(&taus),
+            kendall_tau_ci95: mean_ci95(&taus, Range::Correlation),
             longest_wins: mean(&each(|row| row.longest_wins)),
             shortest_wins: mean(&each(|row| row.shortest_wins)),
             hidden_norm_var: norm.map(|norm| norm.variance),
@@ -73,10 +74,6 @@ impl Evaluation {
 /// Moments of at least one value.
 fn defined(values: &[f64]) -> Option<Moments> {
     (!values.is_empty()).then(|| moments(values))
-}
-
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::plot::{Plot, run_class};
 use super::scenarios::{noun, set_names, set_of};
 use super::svg::shortened;
 
-/// A figure for each set whose histogram some `eval.json` has.
+/// A figure for each set whose histogram some run has, in `eval.json` or in its last evaluation.
 pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
     set_names(groups).iter().filter_map(|set| figure_of(groups, set)).collect()
 }

@@ -105,13 +105,14 @@ fn diagnostics(groups: &[RunGroup]) -> Table {
     fn end(run: &Run, field: &str) -> Option<f64> {
         ends(run, field).map(|[_, end]| end)
     }
-    let figures: [(&str, Of, Write); 8] = [
+    let figures: [(&str, Of, Write); 9] = [
         ("hidden-norm variance, first", |run| ends(run, "hidden_norm_var").map(|[start, _]| start), figure),
         ("hidden-norm variance, last", |run| end(run, "hidden_norm_var"), figure),
         ("growth", |run| growth(run, "hidden_norm_var"), figure),
         ("hidden-norm skew", |run| end(run, "hidden_norm_skew"), figure),
         ("reward mean", |run| end(run, "reward_mean"), figure),
         ("reward std", |run| end(run, "reward_std"), figure),
+        ("spread over heads", |run| end(run, "head_spread_mean"), figure),
         ("|W_p|", |run| end(run, "head_norm"), figure),
         ("train accuracy", |run| end(run, "accuracy"), share),
     ];

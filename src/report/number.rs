@@ -54,15 +54,6 @@ pub fn count(value: f64) -> String {
     if value.fract() == 0.0 && (0.0..1e15).contains(&value) { grouped(value as u64) } else { figure(value) }
 }
 
-/// The median of the numbers that are finite.
-pub fn median(values: &[f64]) -> Option<f64> {
-    let mut values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = values[(values.len() - 1) / 2];
-    Some(f64::midpoint(lower, upper))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,12 +70,5 @@ mod tests {
     #[test]
     fn shares_have_three_decimals_and_no_negative_zero() {
         assert_eq!([0.12345, -0.0004, -0.0006, f64::NAN].map(share), ["0.123", "0.000", "-0.001", NOTHING]);
-    }
-
-    #[test]
-    fn medians_pass_over_gaps() {
-        assert_eq!(median(&[3.0, f64::NAN, 1.0]), Some(2.0));
-        assert_eq!(median(&[5.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[f64::NAN]), None);
     }
 }

@@ -82,7 +82,7 @@ pub fn render(groups: &[RunGroup]) -> Result<String> {
         configurations: groups.iter().filter_map(written).collect(),
         sources: scenarios::sources(groups),
         has_histograms: groups.iter().flat_map(|group| &group.runs).any(|run| {
-            run.sets().0.iter().any(|(_, set)| set.rewards.as_ref().is_some_and(|r| r.histogram.is_some()))
+            run.sets().iter().any(|(_, set)| set.rewards.as_ref().is_some_and(|r| r.histogram.is_some()))
         }),
     };
     let fail = |e: minijinja::Error| Error::Template { place: PAGE.into(), reason: format!("{e:#}") };

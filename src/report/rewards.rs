@@ -24,6 +24,15 @@ pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
             rule: None,
             ..field("Spread of rewards", "standard deviation over a step's sequences", "reward_std")
         },
+        Field {
+            rule: None,
+            note: "How far the heads of an ensemble disagree.",
+            ..field(
+                "Spread over heads",
+                "mean over a step's sequences of the standard deviation over the heads",
+                "head_spread_mean",
+            )
+        },
     ];
     let mut figures: Vec<Figure> = fields.iter().filter_map(|field| field.figure(groups)).collect();
     figures.extend(bands(groups));

@@ -10,6 +10,9 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
+/// What `rmtrain eval` measured beyond the evaluations in training, where somebody had it written.
+const EVAL_REPORT: &str = "eval.json";
+
 /// One run.
 #[derive(Debug)]
 pub struct Run {
@@ -102,12 +105,20 @@ impl Run {
         if configuration.is_none() {
             hint(format!("{}: no config.toml, so configurations are not compared", folder.display()));
         }
-        let mut run = Self {
-            configuration,
-            report: EvalReport::read(&folder.join("eval.json"))?,
-            finished: folder.join("final").is_dir(),
-            ..Self::named("")
-        };
+        let report = EvalReport::read(&folder.join(EVAL_REPORT))?;
+        if let Some(model) = report.as_ref().and_then(|report| report.model.as_deref())
+            && !lies_in(Path::new(model), folder)
+        {
+            hint(format!(
+                "{}: found figures of {model}, expected a model of this run; if they are not its own, write them anew: \
+                 rmtrain eval --model {} --out {}",
+                folder.join(EVAL_REPORT).display(),
+                folder.display(),
+                folder.join(EVAL_REPORT).display()
+            ));
+        }
+        let mut run =
+            Self { configuration, report, finished: folder.join("final").is_dir(), ..Self::named("") };
         run.read_metrics(&metrics, hint)?;
         if run.steps.numbers().is_empty() {
             let reason =
@@ -164,19 +175,64 @@ impl Run {
         Ok(())
     }
 
-    /// The figures of each set, and where they are from: `eval.json`, else the last evaluation in training.
-    pub(super) fn sets(&self) -> (Vec<(&str, &SetFigures)>, String) {
-        if let Some(report) = &self.report {
-            let sets = report.splits.iter().map(|(name, set)| (name.as_str(), set)).collect();
-            return (sets, "eval.json".into());
+    /// The figures of each set: those of `eval.json` where it has the set, else those of the last evaluation in training.
+    ///
+    /// An eval report may be of some sets only, and does not hide the others.
+    pub(super) fn sets(&self) -> Vec<(&str, &SetFigures)> {
+        let stated = self.stated_sets();
+        let of_last = self.last_evaluation().map(|line| {
+            let name = line.split.as_str();
+            let own = stated.iter().find(|(stated, _)| stated == name);
+            (name, own.map_or(&line.figures, |(_, figures)| figures))
+        });
+        let mut sets: Vec<(&str, &SetFigures)> = of_last.collect();
+        for (name, figures) in stated {
+            if !sets.iter().any(|(known, _)| known == name) {
+                sets.push((name.as_str(), figures));
+            }
         }
+        sets
+    }
+
+    /// Where the figures of [`Run::sets`] are from.
+    pub(super) fn source(&self) -> String {
+        let stated = self.stated_sets();
+        let others = self.last_evaluation().find(|line| !stated.iter().any(|(name, _)| *name == line.split));
+        let training = others.map(|line| format!("the evaluation after step {}", line.step));
+        let Some(report) = self.report.as_ref().filter(|_| !stated.is_empty()) else {
+            return training.unwrap_or_else(|| "no evaluation".into());
+        };
+        let file = match report.reduce.as_deref() {
+            None | Some("mean") => EVAL_REPORT.to_owned(),
+            Some("min") => format!("{EVAL_REPORT} by the lowest head"),
+            Some(other) => format!("{EVAL_REPORT} by {other:?} of the heads"),
+        };
+        match training {
+            None => file,
+            Some(training) => {
+                let names: Vec<&str> = stated.iter().map(|(name, _)| name.as_str()).collect();
+                format!("{file} for {} and {training} for the other sets", names.join(", "))
+            }
+        }
+    }
+
+    fn stated_sets(&self) -> &[(String, SetFigures)] {
+        self.report.as_ref().map_or(&[], |report| &report.splits)
+    }
+
+    fn last_evaluation(&self) -> impl Iterator<Item = &EvalLine> {
         let last = self.evals.iter().map(|line| line.step).max();
-        let of_last = self.evals.iter().filter(|line| Some(line.step) == last);
-        let sets = of_last.map(|line| (line.split.as_str(), &line.figures)).collect();
-        (
-            sets,
-            last.map_or_else(|| "no evaluation".into(), |step| format!("the evaluation after step {step}")),
-        )
+        self.evals.iter().filter(move |line| Some(line.step) == last)
+    }
+}
+
+/// Whether a model is one of a run. Of a path that is not there, as after a copy from another machine or in another
+/// working directory, the run's name among its parts decides.
+fn lies_in(model: &Path, run: &Path) -> bool {
+    let run = fs::canonicalize(run).unwrap_or_else(|_| run.into());
+    match fs::canonicalize(model) {
+        Ok(model) => model.starts_with(&run),
+        Err(_) => run.file_name().is_some_and(|name| model.iter().any(|part| part == name)),
     }
 }
 

@@ -17,7 +17,7 @@ pub const IN_DOMAIN: &str = "in-domain";
 pub fn set_names(groups: &[RunGroup]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for run in groups.iter().flat_map(|group| &group.runs) {
-        for (name, _) in run.sets().0 {
+        for (name, _) in run.sets() {
             if !names.iter().any(|other| other == name) {
                 names.push(name.to_owned());
             }
@@ -27,7 +27,7 @@ pub fn set_names(groups: &[RunGroup]) -> Vec<String> {
 }
 
 pub fn set_of<'r>(run: &'r Run, name: &str) -> Option<&'r SetFigures> {
-    run.sets().0.into_iter().find(|(set, _)| *set == name).map(|(_, figures)| figures)
+    run.sets().into_iter().find(|(set, _)| *set == name).map(|(_, figures)| figures)
 }
 
 /// In-domain accuracy minus a set's, as `eval.json` has it, else from the sets' own intervals.
@@ -39,7 +39,7 @@ pub fn gap_of(run: &Run, set: &str) -> Option<Gap> {
 /// Where the figures of the runs are from, in a sentence.
 pub fn sources(groups: &[RunGroup]) -> String {
     let of_group = |group: &RunGroup| -> Vec<(String, String)> {
-        let sources: Vec<String> = group.runs.iter().map(|run| run.sets().1).collect();
+        let sources: Vec<String> = group.runs.iter().map(Run::source).collect();
         match sources.first() {
             Some(first) if sources.iter().all(|source| source == first) => {
                 vec![(first.clone(), group.name.clone())]
@@ -171,7 +171,7 @@ pub fn noun(groups: &[RunGroup]) -> &'static str {
 pub fn table(groups: &[RunGroup]) -> Table {
     type Cell = fn(&SetFigures) -> Option<f64>;
     type Write = fn(f64) -> String;
-    let columns: [(&str, Cell, Write); 17] = [
+    let columns: [(&str, Cell, Write); 18] = [
         ("rows", |s| s.rows.map(|rows| rows as f64), count),
         ("ties", |s| s.ties.map(|ties| ties as f64), count),
         ("longest wins", |s| s.longest_wins, share),
@@ -184,6 +184,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         ("temperature", |s| s.calibration?.temperature, figure),
         ("reward mean", |s| s.reward_mean, figure),
         ("reward deviation", |s| s.reward_std, figure),
+        ("spread over heads", |s| s.head_spread_mean, figure),
         ("norm mean", |s| s.hidden?.norm_mean, figure),
         ("norm variance", |s| s.hidden.and_then(|h| h.norm_var).or(s.hidden_norm_var), figure),
         ("norm skew", |s| s.hidden?.norm_skew, figure),
@@ -224,14 +225,16 @@ pub fn comparisons(groups: &[RunGroup]) -> Table {
             other.splits.iter().map(move |(set, figures)| {
                 let number = |path: &str| figures.pointer(path).and_then(serde_json::Value::as_f64);
                 let cell = |path: &str| number(path).map_or_else(|| figure_or_nothing(None), share);
+                // How far below any level: three decimals would end at 0.000.
+                let probability = |path: &str| figure_or_nothing(number(path));
                 vec![
                     set.clone(),
                     format!("{} − {}", run.name, other.model),
                     cell("/difference"),
                     cell("/ci95/0"),
                     cell("/ci95/1"),
-                    cell("/p_bootstrap"),
-                    cell("/mcnemar/p"),
+                    probability("/p_bootstrap"),
+                    probability("/mcnemar/p"),
                 ]
             })
         })

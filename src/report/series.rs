@@ -1,6 +1,6 @@
 //! Values over steps, made fit for a plot of a few hundred pixels.
 
-use super::number::median;
+use crate::base::median::median;
 
 /// So many positions along the x axis are told apart.
 pub const COLUMNS: usize = 240;
@@ -120,7 +120,7 @@ pub fn mean(values: &[f64]) -> f64 {
 
 /// The median of finite values.
 pub fn middle(values: &[f64]) -> f64 {
-    median(values).unwrap_or(f64::NAN)
+    median(values.iter().copied()).unwrap_or(f64::NAN)
 }
 
 pub fn least(values: &[f64]) -> f64 {

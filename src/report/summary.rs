@@ -1,11 +1,12 @@
 //! What is seen, in words and in one table, computed from the figures and no further than they go.
 
 use super::figure::Table;
-use super::number::{figure, figure_or_nothing, median, share};
+use super::number::{NOTHING, figure, figure_or_nothing, share};
 use super::over_seeds::OverSeeds;
 use super::scenarios::gap_of;
 use super::{Run, RunGroup};
 use crate::base::figures::grouped;
+use crate::base::median::median;
 use std::collections::BTreeMap;
 
 /// The set whose gap is told: both prompts and models are new.
@@ -16,11 +17,12 @@ fn window(run: &Run) -> usize {
     run.steps.numbers().len().div_ceil(10).min(100)
 }
 
-/// Medians of a field over the first and the last window.
+/// Medians of a field over the first and the last window, of the steps that have it.
 pub fn ends(run: &Run, field: &str) -> Option<[f64; 2]> {
     let column = run.steps.column(field)?;
     let window = window(run);
-    Some([median(&column[..window])?, median(&column[column.len() - window..])?])
+    let there = |steps: &[f64]| median(steps.iter().copied().filter(|value| value.is_finite()));
+    Some([there(&column[..window])?, there(&column[column.len() - window..])?])
 }
 
 /// How much larger a field is at the end than at the beginning.
@@ -191,7 +193,7 @@ pub fn between(groups: &[RunGroup]) -> Option<String> {
     ))
 }
 
-/// The key figures, a row a figure and a column a group.
+/// The key figures, a row a figure and a column a group. A figure that no group has is left out.
 pub fn table(groups: &[RunGroup]) -> Table {
     let fields = [
         ("preference loss", "loss_bt"),
@@ -199,6 +201,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         ("margin", "margin_mean"),
         ("mean reward", "reward_mean"),
         ("deviation of rewards", "reward_std"),
+        ("spread over heads", "head_spread_mean"),
         ("variance of hidden norms", "hidden_norm_var"),
         ("skew of hidden norms", "hidden_norm_skew"),
         ("norm of the head", "head_norm"),
@@ -214,6 +217,7 @@ pub fn table(groups: &[RunGroup]) -> Table {
         };
         std::iter::once(name.to_owned()).chain(groups.iter().map(cell)).collect::<Vec<_>>()
     };
+    let has_figures = |row: &Vec<String>| row.iter().skip(1).any(|cell| cell != NOTHING);
     let alarms = |group: &RunGroup| match group.runs.as_slice() {
         [run] => run.alarms.len().to_string(),
         runs => {
@@ -226,6 +230,47 @@ pub fn table(groups: &[RunGroup]) -> Table {
         head: std::iter::once("start → end".to_owned())
             .chain(groups.iter().map(|group| group.name.clone()))
             .collect(),
-        rows: fields.into_iter().map(row).chain([alarms]).collect(),
+        rows: fields.into_iter().map(row).filter(has_figures).chain([alarms]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn run(lines: &[Value]) -> Run {
+        let mut run = Run::named("a");
+        for line in lines {
+            run.steps.push(line.as_object().unwrap()).unwrap();
+        }
+        run
+    }
+
+    #[test]
+    fn medians_of_the_ends_pass_over_gaps() {
+        // Windows of two steps.
+        let line = |step: u64| match step {
+            2 | 19 => json!({"step": step, "loss": null}),
+            step => json!({"step": step, "loss": step}),
+        };
+        let gaps = run(&(1..=20).map(line).collect::<Vec<_>>());
+        assert_eq!(ends(&gaps, "loss"), Some([1.0, 20.0]));
+        let late = run(&[json!({"step": 1, "loss": null}), json!({"step": 2, "loss": 5})]);
+        assert_eq!(ends(&late, "loss"), None, "a window without a value");
+        assert_eq!(ends(&late, "margin_mean"), None);
+    }
+
+    #[test]
+    fn a_figure_that_no_group_has_is_no_row() {
+        let plain = run(&[json!({"step": 1, "loss_bt": 0.5})]);
+        let ensemble = run(&[json!({"step": 1, "loss_bt": 0.5, "head_spread_mean": 0.25})]);
+        let rows = |runs: Vec<Run>| table(&RunGroup::each(runs)).rows;
+        let names = |rows: &[Vec<String>]| rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+        let alone = rows(vec![run(&[json!({"step": 1, "loss_bt": 0.5})])]);
+        assert_eq!(names(&alone), ["preference loss", "alarms"]);
+        let both = rows(vec![plain, ensemble]);
+        assert_eq!(names(&both), ["preference loss", "spread over heads", "alarms"]);
+        assert_eq!(both[1][1..], [NOTHING.to_owned(), "0.250 → 0.250".into()]);
     }
 }

@@ -20,6 +20,15 @@ pub fn figures(groups: &[RunGroup]) -> Vec<Figure> {
             ..field("Training accuracy", "share of a step's pairs ranked rightly", "accuracy")
         },
         Field {
+            rule: Some(0.5),
+            note: "On all of the step's pairs, those included that the head does not learn from.",
+            ..field(
+                "Accuracy of the worst head",
+                "share of a step's pairs ranked rightly",
+                "head_accuracy_min",
+            )
+        },
+        Field {
             log: true,
             note: "Before its lambda; logged whatever the objective is.",
             ..field("Sum-to-zero penalty", "mean(r)² over a step's sequences, log axis", "loss_bsr")

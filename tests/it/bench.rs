@@ -149,9 +149,11 @@ fn a_model_is_run_and_rows_that_are_too_long_are_counted() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_the_reading_of_stored_scores() {
+fn an_interrupt_ends_the_reading_of_stored_scores_and_what_is_finished_is_told() {
     use std::io::{BufRead, BufReader, Read, Write};
     let folder = tempfile::tempdir().unwrap();
+    let first = json!({"domain": "math", "score_chosen": [1, 2, 3], "score_rejected": [0, 0, 0]});
+    write(folder.path(), "first.jsonl", &[first.to_string()]);
     // Small on disk, and seconds of reading.
     let file = fs::File::create(folder.path().join("scores.jsonl.zst")).unwrap();
     let mut encoder = zstd::Encoder::new(file, 1).unwrap();
@@ -160,20 +162,27 @@ fn an_interrupt_ends_the_reading_of_stored_scores() {
     encoder.finish().unwrap();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))
         .current_dir(folder.path())
-        .args(["bench", "reward-bench", "--scores", "scores.jsonl.zst"])
+        .args(["bench", "rm-bench", "reward-bench", "--scores", "rm-bench=first.jsonl"])
+        .args(["--scores", "reward-bench=scores.jsonl.zst"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "the file is read before it can be interrupted");
-    super::interrupt(&child);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
-    while !text.contains("interrupt: stopping (once more") {
-        assert_ne!(stderr.read_line(&mut text).unwrap(), 0, "{text}");
-    }
+    let mut read_up_to = |awaited: &str| {
+        while !text.contains(awaited) {
+            assert_ne!(stderr.read_line(&mut text).unwrap(), 0, "{text}");
+        }
+    };
+    // With the table of the first benchmark, the handler is there and the long file is next.
+    read_up_to("rm-bench");
+    super::interrupt(&child);
+    read_up_to("interrupt: stopping (once more");
     stderr.read_to_string(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{text}");
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let found = report(&output);
+    let finished: Vec<&String> = found["benchmarks"].as_object().unwrap().keys().collect();
+    assert_eq!(finished, ["rm-bench"], "{text}");
 }

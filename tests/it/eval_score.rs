@@ -494,6 +494,49 @@ fn eval_compares_a_model_with_itself_and_with_another() {
     assert!(error.to_string().contains("found neither config.json"), "{error}");
 }
 
+#[test]
+fn splits_that_are_finished_are_told_though_a_later_one_fails() {
+    let world = world_with_splits();
+    let (model, out) = (world.path("runs/a"), world.path("report.json"));
+    fs::write(world.path("splits/response-disjoint.jsonl"), "{oops\n").unwrap();
+    // In-domain comes before the file that is broken, mutual-disjoint after it.
+    let error = eval(&["--model", &model, "--compare", &model, "--out", &out]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("response-disjoint.jsonl:1: "), "{error}");
+    let report: EvalReport = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    let names: Vec<&str> = report.splits.0.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!((names, report.comparison.is_none()), (vec!["in-domain"], true));
+    assert_eq!(report.splits.get("in-domain").unwrap().rows, 40);
+
+    let args = ["eval", "--model", "runs/a", "--compare", "runs/a", "--split", "in-domain", "--split"];
+    let split = |name: &str| crate::cli::rmtrain(world.0.path()).args(args).arg(name).output().unwrap();
+    let done = split("response-disjoint");
+    let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(2), "{stderr}");
+    let lacks = "unfinished: the report is without response-disjoint, the comparison with runs/a";
+    assert!(stderr.contains(lacks) && stderr.contains("in-domain    40  accuracy"), "{stderr}");
+    assert_eq!(serde_json::from_slice::<EvalReport>(&done.stdout).unwrap().splits.0.len(), 1);
+
+    fs::remove_file(&out).unwrap();
+    eval(&["--model", &model, "--split", "response-disjoint", "--out", &out]).unwrap_err();
+    assert!(!Path::new(&out).exists(), "nothing is finished");
+}
+
+#[test]
+fn the_first_models_figures_outlast_the_second_model() {
+    let world = world_with_splits();
+    let (model, other, out) = (world.path("runs/a"), world.path("other"), world.path("report.json"));
+    write_model(Path::new(&other));
+    // Told when the weights are read, after the first model is done with all splits.
+    let weights = fs::read(world.path("other/model.safetensors")).unwrap();
+    fs::write(world.path("other/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    let error = eval(&["--model", &model, "--compare", &other, "--out", &out]).unwrap_err();
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    let report: EvalReport = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    assert_eq!(report.splits.0.len(), 2);
+    assert!(report.comparison.is_none() && report.gaps.get("mutual-disjoint").is_some());
+}
+
 /// Changes the sign of the reward head.
 fn turn_head(folder: &Path) {
     let path = folder.join("model.safetensors");

@@ -145,7 +145,7 @@ fn an_eval_report_brings_histograms_and_slopes() {
     let report = json!({
         "model": "a", "gaps": {"mutual-disjoint": {"accuracy": 0.123, "ci95": [-0.1, 0.3]}},
         "comparison": {"model": "runs/other", "splits": {"in-domain": {
-            "difference": 0.0125, "ci95": [-0.01, 0.03], "p_bootstrap": 0.25, "mcnemar": {"b": 3, "c": 4, "p": 0.75}}}},
+            "difference": 0.0125, "ci95": [-0.01, 0.03], "p_bootstrap": 0.75, "mcnemar": {"b": 3, "c": 44, "p": 1e-8}}}},
         "splits": {
             "in-domain": {"rows": 1234, "accuracy": 0.75, "accuracy_ci95": [0.7, 0.8], "reward_mean": 0.5,
                 "rewards": {"histogram": {"edges": [-1.0, 0.0, 1.0], "counts": [1, 3]}},
@@ -166,6 +166,8 @@ fn an_eval_report_brings_histograms_and_slopes() {
         "a − runs/other",
         "0.013",
         "0.750",
+        // Three decimals would make it 0.
+        "1.00e-8",
         "minus mutual-disjoint: 0.123, 95% interval -0.100 to 0.300, which includes 0",
     ] {
         assert!(page.contains(needle), "{needle}");
@@ -174,6 +176,86 @@ fn an_eval_report_brings_histograms_and_slopes() {
     fs::write(run.join("eval.json"), "{\"splits\": {").unwrap();
     let said = world.refused(&["a"]);
     assert!(said.contains("eval.json: found EOF") && said.contains("expected an eval report"), "{said}");
+}
+
+/// What `eval --split mutual-disjoint --out RUN/eval.json` leaves behind.
+#[test]
+fn a_report_of_some_sets_does_not_hide_the_others() {
+    let world = World::new();
+    let splits = ["in-domain", "prompt-disjoint", "mutual-disjoint"];
+    let lines = [steps(3), splits.map(|split| evaluation(3, split, 0.75)).into()].concat();
+    let run = world.run("a", &lines);
+    let write = |model: &str, reduce: Value| {
+        let report = json!({"model": model, "reduce": reduce, "splits": {"mutual-disjoint": {
+            "accuracy": 0.5, "accuracy_ci95": [0.375, 0.5], "reward_mean": 3.25}}});
+        fs::write(run.join("eval.json"), report.to_string()).unwrap();
+    };
+    write("a/final", Value::Null);
+    let page = world.page(&["a"]);
+    assert_is_sound(&page);
+    for needle in [
+        "eval.json for mutual-disjoint and the evaluation after step 3 for the other sets.",
+        // One-sided: hypot(0.05, 0) below the figure, hypot(0.05, 0.125) above it.
+        "Accuracy in-domain minus mutual-disjoint: 0.250, 95% interval 0.200 to 0.385",
+        "3.25",
+    ] {
+        assert!(page.contains(needle), "{needle}");
+    }
+    let output = world.report(&["a", "--markdown", "-"]);
+    let (markdown, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let row = r"| a | 1 | 0.750 \[0.700, 0.800\] | 0.750 \[0.700, 0.800\] | 0.500 \[0.375, 0.500\] |";
+    assert!(markdown.contains(row), "{markdown}");
+    assert!(!stderr.contains("hint:"), "the run's own model: {stderr}");
+
+    // What is not the run's own, or not by the mean of its heads, is told.
+    write("runs/other/final", json!("min"));
+    let output = world.report(&["a", "--markdown", "-"]);
+    let (markdown, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(markdown.contains("from eval.json by the lowest head for mutual-disjoint and"), "{markdown}");
+    assert!(
+        stderr.contains("a/eval.json: found figures of runs/other/final, expected a model of"),
+        "{stderr}"
+    );
+    let whole: Value = splits.iter().map(|split| (split.to_string(), json!({"accuracy": 0.5}))).collect();
+    fs::write(run.join("eval.json"), json!({"model": "a", "splits": whole}).to_string()).unwrap();
+    let page = world.page(&["a"]);
+    assert!(page.contains("Figures are from eval.json.") && !page.contains("0.750"));
+}
+
+#[test]
+fn the_heads_of_an_ensemble_have_their_figures() {
+    let world = World::new();
+    let mut lines = steps(3);
+    for line in &mut lines {
+        line["head_spread_mean"] = json!(0.375);
+        line["head_accuracy_min"] = json!(0.625);
+    }
+    let mut set = evaluation(3, "in-domain", 0.75);
+    set["head_spread_mean"] = json!(0.875);
+    world.run("ensemble", &[lines, vec![set]].concat());
+    world.run("one", &[steps(3), vec![evaluation(3, "in-domain", 0.75)]].concat());
+    let page = world.page(&["ensemble", "one", "--markdown", "tables.md"]);
+    assert_is_sound(&page);
+    let markup = |page: &str| page.split("</style>").nth(1).unwrap().to_owned();
+    for needle in [
+        "<h3>Spread over heads</h3>",
+        "<h3>Accuracy of the worst head</h3>",
+        "ensemble ends at 0.625",
+        "<th scope=\"row\">spread over heads</th><td>0.375 → 0.375</td><td>–</td>",
+        "<th scope=\"col\">spread over heads</th>",
+        "<td>0.875</td>",
+    ] {
+        assert!(markup(&page).contains(needle), "{needle}");
+    }
+    let markdown = fs::read_to_string(world.path("tables.md")).unwrap();
+    assert!(markdown.contains("| spread over heads | 0.375 | – |"), "{markdown}");
+    let page = world.page(&["one", "--markdown", "tables.md"]);
+    let markdown = fs::read_to_string(world.path("tables.md")).unwrap();
+    for text in [&markup(&page), &markdown] {
+        assert!(!text.to_lowercase().contains("spread over heads") && !text.contains("worst head"));
+    }
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! Published benchmarks: scores in, the figures of each benchmark's own rule out.
 //!
 //! A benchmark is a [`Manifest`]; its rows are scored by [`score_benchmark`], or come with scores that are stored
-//! ([`read_scores`]). The rules themselves (`pairs`, `rm_bench`, `reward_bench`, `reward_bench_2`) are arithmetic on
-//! scores and know neither files nor models. Every figure is a weighted sum of means over rows, which is what
-//! intervals are found from. What is not here: which files are read and written where (`commands::bench`).
+//! ([`read_scores`]). The rules themselves (`pairs`, `rm_bench`, `reward_bench_2`) are arithmetic on scores and know
+//! neither files nor models; `totals` has the weights with which groups become one figure. Every figure is a weighted sum
+//! of means over rows, which is what intervals are found from. What is not here: which files are read and written where
+//! (`commands::bench`).
 
 mod manifest;
 mod outputs;
 mod pairs;
 mod report;
-mod reward_bench;
 mod reward_bench_2;
 mod rm_bench;
 mod score;
@@ -17,6 +17,7 @@ mod stored;
 mod table;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 pub use manifest::{Group, Manifest, Outputs, Rule, Total};
 pub use outputs::OutputFiles;
@@ -25,6 +26,7 @@ pub use score::{BenchOptions, ScoredRow, score_benchmark};
 pub use stored::read_scores;
 pub use table::bench_table;
 
+use super::bootstrap::Range;
 use super::{Judged, Origin, Progress};
 use crate::Result;
 use crate::base::reader::Words;
@@ -60,6 +62,22 @@ struct Outcome {
 }
 
 impl Rule {
+    /// What the rule's value of a row can be.
+    fn range(self) -> Range {
+        match self {
+            Rule::KendallTau => Range::Correlation,
+            Rule::Pairs | Rule::StyleMatrix | Rule::BestOf | Rule::Ties => Range::Share,
+        }
+    }
+
+    /// What a part's value of a row can be: a share, but for the one that is a tanh.
+    fn range_of_part(self, name: &str) -> Range {
+        match self {
+            Rule::Ties if name == reward_bench_2::MARGIN => Range::Correlation,
+            _ => Range::Share,
+        }
+    }
+
     /// Whether the rule can judge the row.
     fn check(self, row: &Row) -> Result<(), String> {
         match self {

@@ -1,8 +1,9 @@
 //! A benchmark's figures, with intervals, and what choosing by length alone would reach.
 
-use super::reward_bench::{Present, row_weights, section_weights, total_weights};
+use super::totals::{Present, row_weights, section_weights, total_weights};
 use super::{Collected, GroupRows, Manifest, Outcome, Row, Rule};
-use crate::eval::{Named, bootstrap};
+use crate::eval::Named;
+use crate::eval::bootstrap::{RowValues, mean, weighted_means};
 use serde::Serialize;
 
 /// A figure and its 95% interval, null where it is undefined.
@@ -14,23 +15,17 @@ pub struct Figure {
 
 impl Figure {
     /// The weighted sum of the means of several sets of rows, which are resampled each on its own.
-    fn of(terms: &[(f64, &[f64])]) -> Self {
+    fn of(terms: &[(f64, RowValues<'_>)]) -> Self {
         let terms: Vec<_> = terms.iter().filter(|(weight, _)| *weight > 0.0).copied().collect();
-        if terms.is_empty() || terms.iter().any(|(_, values)| values.is_empty()) {
-            return Self { value: None, ci95: None };
-        }
-        let value = terms.iter().map(|(weight, values)| weight * mean(values)).sum();
-        Self { value: Some(value), ci95: bootstrap::weighted_means_ci95(&terms) }
+        let estimate = weighted_means(&terms);
+        Self { value: estimate.map(|found| found.value), ci95: estimate.map(|found| found.ci95) }
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// The figures of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupReport {
+    /// Rows that were judged; the figures are over those that have a value, all but `undefined`.
     pub rows: u64,
     /// The rule's word in a manifest.
     pub rule: String,
@@ -38,7 +33,7 @@ pub struct GroupReport {
     pub figure: Figure,
     /// Comparisons between equal scores; how they count is the rule's affair.
     pub ties: u64,
-    /// Rows for which the rule has no value: tau-b of a constant, say.
+    /// Rows of `rows` for which the rule has no value: tau-b of a constant, say. They are left out of the figures.
     #[serde(skip_serializing_if = "is_zero")]
     pub undefined: u64,
     /// What the rule gives to whoever scores a response by its length.
@@ -56,7 +51,7 @@ fn is_zero(count: &u64) -> bool {
 /// The figures of one benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchReport {
-    /// Rows that the figures are over.
+    /// Rows that were judged, those included that have no value (`undefined`, group by group).
     pub rows: u64,
     /// Null where the benchmark has no total.
     pub total: Figure,
@@ -71,7 +66,8 @@ pub struct BenchReport {
     #[serde(skip_serializing_if = "Named::is_empty")]
     pub sections: Named<Figure>,
     pub groups: Named<GroupReport>,
-    /// Sections that have no rows, and groups without rows of those that have some; the total is without them.
+    /// What has no figure, because there are no rows of it or none has a value: sections, and the groups of those that
+    /// have some. The total is without them.
     pub missing: Vec<String>,
     pub sequences: u64,
     pub tokens: u64,
@@ -100,29 +96,38 @@ impl Judged {
             };
             let rows: Vec<Row> = group.rows.iter().map(by_length).collect();
             let values = group.rule.judge(&rows).values;
-            (!values.is_empty()).then(|| mean(&values))
+            mean(&values)
         };
         let by_length = if has_lengths { [baseline(1.0), baseline(-1.0)] } else { [None, None] };
         let outcome = group.rule.judge(&group.rows);
         Self { name: group.name, rule: group.rule, rows: group.rows.len() as u64, outcome, by_length }
     }
 
-    fn part(&self, name: &str) -> Option<&[f64]> {
-        self.outcome.parts.iter().find(|(known, _)| *known == name).map(|(_, values)| values.as_slice())
+    fn values(&self) -> RowValues<'_> {
+        RowValues { values: &self.outcome.values, range: self.rule.range() }
+    }
+
+    fn has_figure(&self) -> bool {
+        !self.outcome.values.is_empty()
+    }
+
+    fn part(&self, name: &str) -> Option<RowValues<'_>> {
+        let (name, values) = self.outcome.parts.iter().find(|(known, _)| *known == name)?;
+        Some(RowValues { values, range: self.rule.range_of_part(name) })
     }
 
     fn report(&self) -> GroupReport {
-        let figure = |values: &[f64]| Figure::of(&[(1.0, values)]);
-        let parts = self.outcome.parts.iter().map(|(name, values)| (name.to_string(), figure(values)));
+        let names = self.outcome.parts.iter().map(|(name, _)| *name);
+        let part = |name: &str| Some((name.to_owned(), Figure::of(&[(1.0, self.part(name)?)])));
         GroupReport {
             rows: self.rows,
             rule: self.rule.to_string(),
-            figure: figure(&self.outcome.values),
+            figure: Figure::of(&[(1.0, self.values())]),
             ties: self.outcome.ties,
             undefined: self.outcome.undefined,
             longest_wins: self.by_length[0],
             shortest_wins: self.by_length[1],
-            parts: Named(parts.collect()),
+            parts: Named(names.filter_map(part).collect()),
         }
     }
 }
@@ -130,18 +135,18 @@ impl Judged {
 impl BenchReport {
     /// Judges the rows of a benchmark.
     pub fn new(manifest: &Manifest, collected: Collected) -> Self {
-        let missing = missing(manifest, &collected);
         let has_lengths = collected.has_lengths;
         let with_rows = collected.groups.into_iter().filter(|group| !group.rows.is_empty());
         let groups: Vec<Judged> = with_rows.map(|group| Judged::of(group, has_lengths)).collect();
         let declared = |group: &Judged| manifest.groups.iter().position(|known| known.name == group.name);
-        let present: Vec<Present> =
-            groups.iter().map(|g| Present { declared: declared(g), rows: g.outcome.values.len() }).collect();
+        let present =
+            |group: &Judged| Present { declared: declared(group), values: group.outcome.values.len() };
+        let present: Vec<Present> = groups.iter().map(present).collect();
 
         let total = total_weights(manifest, &present);
         let figure = |weights: Option<&Vec<f64>>| {
-            let terms = |weights: &Vec<f64>| -> Vec<(f64, &[f64])> {
-                weights.iter().zip(&groups).map(|(&w, g)| (w, g.outcome.values.as_slice())).collect()
+            let terms = |weights: &Vec<f64>| -> Vec<_> {
+                weights.iter().zip(&groups).map(|(&weight, group)| (weight, group.values())).collect()
             };
             Figure::of(&weights.map(terms).unwrap_or_default())
         };
@@ -172,7 +177,7 @@ impl BenchReport {
             parts: Named(total.as_ref().map_or_else(Vec::new, |weights| common_parts(&groups, weights))),
             sections: Named(sections),
             groups: Named(groups.iter().map(|g| (g.name.clone(), g.report())).collect()),
-            missing,
+            missing: missing(manifest, &groups),
             sequences: collected.done.sequences,
             tokens: collected.done.tokens,
             failed: collected.failed,
@@ -182,36 +187,44 @@ impl BenchReport {
     }
 }
 
-/// The parts that every group has, averaged with the weights of the total.
+/// The parts that every group of the total has, averaged with its weights.
 fn common_parts(groups: &[Judged], weights: &[f64]) -> Vec<(String, Figure)> {
-    let names =
-        groups.first().map_or_else(Vec::new, |g| g.outcome.parts.iter().map(|(name, _)| *name).collect());
-    let part = |name: &str| -> Option<(String, Figure)> {
+    let counted: Vec<(f64, &Judged)> =
+        weights.iter().copied().zip(groups).filter(|(weight, _)| *weight > 0.0).collect();
+    let Some((_, first)) = counted.first() else { return Vec::new() };
+    let part = |(name, _): &(&'static str, Vec<f64>)| {
         let terms: Option<Vec<_>> =
-            groups.iter().zip(weights).map(|(g, &w)| Some((w, g.part(name)?))).collect();
-        Some((name.to_owned(), Figure::of(&terms?)))
+            counted.iter().map(|(weight, group)| Some((*weight, group.part(name)?))).collect();
+        Some(((*name).to_owned(), Figure::of(&terms?)))
     };
-    names.into_iter().filter_map(part).collect()
+    first.outcome.parts.iter().filter_map(part).collect()
 }
 
-fn missing(manifest: &Manifest, collected: &Collected) -> Vec<String> {
-    let has_rows = |name: &str| collected.groups.iter().any(|g| g.name == name && !g.rows.is_empty());
-    // Rows that name no group are of no group's absence.
-    if manifest.ungrouped.as_deref().is_some_and(has_rows) {
-        return Vec::new();
-    }
-    let is_absent = |at: usize| !manifest.groups.iter().any(|g| g.section == Some(at) && has_rows(&g.name));
-    let sections = manifest.sections.iter().enumerate().filter(|(at, _)| is_absent(*at));
-    let groups = manifest.groups.iter().filter(|group| {
+/// Sections without a figure, and groups without one of those that have some. `groups` are those with rows.
+fn missing(manifest: &Manifest, groups: &[Judged]) -> Vec<String> {
+    let has_figure = |name: &str| groups.iter().any(|group| group.name == name && group.has_figure());
+    let is_declared = |name: &str| manifest.groups.iter().any(|known| known.name == name);
+    let ungrouped = manifest.ungrouped.as_deref();
+    // Where rows name no group, no group's absence is told by them.
+    let are_grouped = !groups.iter().any(|group| Some(group.name.as_str()) == ungrouped);
+    let is_absent = |at: usize| !manifest.groups.iter().any(|g| g.section == Some(at) && has_figure(&g.name));
+    let sections = manifest.sections.iter().enumerate().filter(|(at, _)| are_grouped && is_absent(*at));
+    let declared = manifest.groups.iter().filter(|group| {
         // A section that is absent speaks for its groups.
-        !has_rows(&group.name) && !group.section.is_some_and(is_absent)
+        are_grouped && !has_figure(&group.name) && !group.section.is_some_and(is_absent)
     });
-    sections.map(|(_, section)| section.name.clone()).chain(groups.map(|group| group.name.clone())).collect()
+    let others = groups.iter().filter(|group| !group.has_figure() && !is_declared(&group.name));
+    sections
+        .map(|(_, section)| &section.name)
+        .chain(declared.map(|group| &group.name))
+        .chain(others.map(|group| &group.name))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::report_of;
+    use super::super::tests::{report_by, report_of};
 
     fn row(subset: &str, chosen: f64) -> String {
         format!(r#"{{"subset": "{subset}", "score_chosen": {chosen}, "score_rejected": 0.0}}"#)
@@ -258,17 +271,42 @@ mod tests {
                 r#"{{"prompt": "p", "responses": ["a", "b"], "scores": [2, 1], "x": 0, "score": {scores}}}"#
             )
         };
-        let text = "rule = \"kendall-tau\"\ntotal = \"none\"\n[[files]]\nsource = \"x\"\n";
-        let manifest = super::Manifest::parse("own", text, std::path::Path::new("own.toml")).unwrap();
         let lines = [row("0"), row("0")]
             .join("\n")
             .replace("\"scores\": [2, 1]", "\"input_scores\": [2, 1], \"scores\": [1, 1]");
-        let rows = super::super::tests::rows(&lines);
-        let collected =
-            super::super::read_scores(&manifest, rows, crate::eval::OnError::Fail, |_| {}).unwrap();
-        let report = super::BenchReport::new(&manifest, collected);
+        let report = report_by("rule = \"kendall-tau\"\ntotal = \"none\"\n", &lines);
         let group = report.groups.get("all").unwrap();
         assert_eq!((group.rows, group.undefined, group.figure.value), (2, 2, None));
         assert_eq!((report.total.value, report.total.ci95), (None, None));
+        assert_eq!(report.missing, ["all"]);
+    }
+
+    #[test]
+    fn a_group_without_a_value_is_left_out_of_every_total_and_listed() {
+        let row = |group: &str, scores: &str| {
+            format!(
+                r#"{{"subset": "{group}", "prompt": "p", "responses": ["a", "b"], "input_scores": [2, 1], "scores": {scores}}}"#
+            )
+        };
+        let lines =
+            [row("a", "[2, 1]"), row("a", "[1, 1]"), row("b", "[1, 1]"), row("b", "[0, 0]")].join("\n");
+        let groups = "[[groups]]\nname = \"a\"\nsection = \"s\"\n[[groups]]\nname = \"b\"\nsection = \"t\"\ncount = 9\n";
+        for total in ["groups", "rows", "sections"] {
+            let text = format!(
+                "rule = \"kendall-tau\"\ngroup_field = \"subset\"\ntotal = \"{total}\"\n[[sections]]\nname = \"s\"\n\
+                 [[sections]]\nname = \"t\"\n{groups}"
+            );
+            let report = report_by(&text, &lines);
+            assert_eq!(report.total.value, Some(1.0), "{total}");
+            assert_eq!(report.missing, ["t"], "{total}: the section speaks for its group");
+            let undefined = ["a", "b"].map(|name| report.groups.get(name).unwrap().undefined);
+            assert_eq!((report.rows, undefined), (4, [1, 2]), "{total}");
+            // One row with tau 1 is as little proof as one pair that is right.
+            let [lo, hi] = report.total.ci95.unwrap();
+            assert!(lo < -0.5 && hi == 1.0, "{lo} {hi}");
+        }
+        let undeclared =
+            report_by("rule = \"kendall-tau\"\ngroup_field = \"subset\"\ntotal = \"groups\"\n", &lines);
+        assert_eq!((undeclared.total.value, undeclared.missing), (Some(1.0), vec!["b".to_owned()]));
     }
 }

@@ -4,6 +4,9 @@ use super::{Judgement, Row};
 use crate::eval::Judged;
 use std::collections::BTreeMap;
 
+/// The part of the rule for ties that is no share: it lies between -1 and 1.
+pub(super) const MARGIN: &str = "margin";
+
 /// One over the number of responses that share the highest score, where the first response is among them; else 0.
 ///
 /// # Source
@@ -116,7 +119,7 @@ pub(super) fn ties(rows: &[Row]) -> Ties {
         equal += equal_scores(&row.responses);
     }
     let mut parts: [(&'static str, Vec<f64>); 5] =
-        ["tied_accuracy", "ref_accuracy", "correctness_preferred", "correctness_preferred_hard", "margin"]
+        ["tied_accuracy", "ref_accuracy", "correctness_preferred", "correctness_preferred_hard", MARGIN]
             .map(|name| (name, Vec::new()));
     // For each prompt, what it adds to the sums behind the five means.
     let mut shares: Vec<[Option<f64>; 5]> = Vec::with_capacity(prompts.len());

@@ -125,12 +125,15 @@ fn read(
             );
         }
     };
-    let num_correct = fields.get("num_correct").and_then(Value::as_u64);
+    let num_correct = match known {
+        Some(_) => None,
+        None => num_correct(&fields, rewards.len()).map_err(refuse)?,
+    };
     let example = example_of(&fields, manifest).filter(|example| example.responses.len() == rewards.len());
     let gold: Vec<Option<f64>> = match (known, num_correct, &example) {
         (Some(gold), _, _) => gold,
         (None, Some(right), _) => {
-            (0..rewards.len() as u64).map(|at| Some(if at < right { 1.0 } else { 0.0 })).collect()
+            (0..rewards.len()).map(|at| Some(if at < right { 1.0 } else { 0.0 })).collect()
         }
         (None, None, Some(example)) if example.kind == RowKind::Ranked => golds(example),
         _ => {
@@ -154,6 +157,18 @@ fn read(
     let row = Row { id, responses: responses.collect(), first_is_better: first_is_better(&fields) };
     group.rule.check(&row).map_err(refuse)?;
     Ok((group, row, has_lengths))
+}
+
+/// How many of the responses, the first ones, are right; `None` where the row does not say.
+///
+/// # Errors
+/// What was found, where it leaves no right or no wrong answer among so many scores: nothing could be told of them.
+fn num_correct(fields: &Map<String, Value>, scores: usize) -> Result<Option<usize>, String> {
+    let Some(found) = fields.get("num_correct").filter(|found| !found.is_null()) else { return Ok(None) };
+    let right = found.as_u64().and_then(|right| usize::try_from(right).ok());
+    let expected = "expected at least one right and one wrong answer";
+    let refuse = || format!("num_correct: found {found} with {scores} scores, {expected}");
+    right.filter(|right| (1..scores).contains(right)).map(Some).ok_or_else(refuse)
 }
 
 /// The row as it was before it had scores, where it still holds its responses.
@@ -269,6 +284,24 @@ mod tests {
         let group = collected.groups.iter().find(|group| group.name == "shp").unwrap();
         let rewards: Vec<f64> = group.rows[0].responses.iter().map(|r| r.reward).collect();
         assert_eq!((rewards, collected.has_lengths), (vec![1.5, 0.5], false));
+    }
+
+    #[test]
+    fn among_the_responses_are_right_and_wrong_ones() {
+        let row = |right: Value| json!({"subset": "Math", "id": "1", "scores": [2.0, 1.0, 0.5, 0.0], "num_correct": right});
+        for wrong in [json!(0), json!(4), json!(5), json!(-1), json!(1.5), json!("1")] {
+            let said = refused("reward-bench-2", &row(wrong.clone()).to_string());
+            assert!(said.starts_with(&format!("rows.jsonl:1: num_correct: found {wrong} with 4 ")), "{said}");
+        }
+        for right in 1..4 {
+            let (collected, _) = collect("reward-bench-2", &row(json!(right)).to_string(), OnError::Fail);
+            let collected = collected.unwrap();
+            let group = collected.groups.iter().find(|group| group.name == "Math").unwrap();
+            let golds: Vec<f64> = group.rows[0].responses.iter().map(|r| r.gold).collect();
+            assert_eq!(golds.iter().sum::<f64>(), f64::from(right), "{golds:?}");
+        }
+        let null = refused("reward-bench-2", &row(Value::Null).to_string());
+        assert!(null.contains("found scores without num_correct"), "{null}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A benchmark's report for people.
 
+use super::Rule;
 use super::report::{BenchReport, Figure};
+use crate::base::reader::Words;
 
 /// A table of fixed-width columns: the total, its parts, sections and groups, then what is missing or was left out.
 pub fn bench_table(name: &str, report: &BenchReport) -> String {
@@ -62,7 +64,16 @@ pub fn bench_table(name: &str, report: &BenchReport) -> String {
 fn notes(name: &str, report: &BenchReport, text: &mut String) {
     let mut note = |what: String| text.push_str(&format!("{name}: {what}\n"));
     if !report.missing.is_empty() {
-        note(format!("no rows of {}; the total is without them", report.missing.join(", ")));
+        let total = if report.total.value.is_some() { "; the total is without them" } else { "" };
+        note(format!("no figure for {}{total}", report.missing.join(", ")));
+    }
+    for (group, figures) in report.groups.0.iter().filter(|(_, figures)| figures.undefined > 0) {
+        let why = if figures.rule == Rule::KendallTau.word() {
+            "where tau-b is undefined"
+        } else {
+            "whose gold scores are all equal"
+        };
+        note(format!("{} rows of {group} {why} are left out", figures.undefined));
     }
     for (count, what) in [
         (report.failed, "rows could not be read or scored and are left out"),
@@ -85,7 +96,7 @@ fn interval(figure: &Figure) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::report_of;
+    use super::super::tests::{report_by, report_of};
     use super::*;
 
     #[test]
@@ -108,10 +119,35 @@ mod tests {
         );
         let notes = &lines[lines.len() - 3..];
         assert!(
-            notes[0].starts_with("reward-bench: no rows of Chat, Chat Hard, Safety, Prior Sets, math-prm"),
+            notes[0].starts_with("reward-bench: no figure for Chat, Chat Hard, Safety, Prior Sets, math-prm")
+                && notes[0].ends_with("; the total is without them"),
             "{text}"
         );
         assert_eq!(notes[1], "reward-bench: 2 rows could not be read or scored and are left out");
         assert_eq!(notes[2], "reward-bench: 1 rows are too long and are left out");
+    }
+
+    #[test]
+    fn rows_without_a_value_are_noted_by_their_group() {
+        let row = |scores: &str| {
+            format!(
+                r#"{{"prompt": "p", "responses": ["a", "b"], "input_scores": [2, 1], "scores": {scores}}}"#
+            )
+        };
+        let tau = [row("[2, 1]"), row("[1, 1]"), row("[0, 0]")].join("\n");
+        let text = bench_table("own", &report_by("rule = \"kendall-tau\"\n", &tau));
+        assert_eq!(
+            text.lines().last(),
+            Some("own: 2 rows of all where tau-b is undefined are left out"),
+            "{text}"
+        );
+        assert!(text.lines().nth(1).unwrap().starts_with("own           3  1.0000"), "{text}");
+
+        let pair = r#"{"prompt": "p", "responses": ["a", "b"], "input_scores": [1, 1], "scores": [2, 1]}"#;
+        let text = bench_table("own", &report_by("rule = \"pairs\"\n", pair));
+        let notes: Vec<&str> = text.lines().skip(3).collect();
+        let expected =
+            ["own: no figure for all", "own: 1 rows of all whose gold scores are all equal are left out"];
+        assert_eq!(notes, expected, "{text}");
     }
 }

@@ -6,6 +6,7 @@ use crate::data::source::{RawRow, Rows};
 use crate::eval::{Named, OnError};
 use serde_json::Value;
 use std::io::Cursor;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Rows of a file called `rows.jsonl`, of no group.
@@ -16,9 +17,17 @@ pub(super) fn rows(lines: &str) -> impl Iterator<Item = Result<(Option<Arc<str>>
 
 /// The report on stored scores none of which is wrong.
 pub(super) fn report_of(benchmark: &str, lines: &str) -> BenchReport {
-    let manifest = Manifest::of(benchmark).unwrap();
-    let collected = read_scores(&manifest, rows(lines), OnError::Fail, |_| {}).unwrap();
-    BenchReport::new(&manifest, collected)
+    report(&Manifest::of(benchmark).unwrap(), lines)
+}
+
+/// [`report_of`] by the text of a manifest called `own`.
+pub(super) fn report_by(manifest: &str, lines: &str) -> BenchReport {
+    report(&Manifest::parse("own", manifest, Path::new("own.toml")).unwrap(), lines)
+}
+
+fn report(manifest: &Manifest, lines: &str) -> BenchReport {
+    let collected = read_scores(manifest, rows(lines), OnError::Fail, |_| {}).unwrap();
+    BenchReport::new(manifest, collected)
 }
 
 #[track_caller]

@@ -1,19 +1,21 @@
-//! How groups become one figure: RewardBench's weighted sections, and the plainer ways of the others.
+//! How the groups of a benchmark become one figure: RewardBench's weighted sections, and the plainer ways of the others.
 
 use super::{Manifest, Total};
 
-/// What is averaged: a group with rows.
+/// What is averaged: a group of which there are rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Present {
     /// Position in the manifest's groups, where it was declared.
     pub declared: Option<usize>,
-    pub rows: usize,
+    /// Rows that have a value. Without any the group has no figure, and no weight in whatever total.
+    pub values: usize,
 }
 
 impl Present {
     /// Its weight in its section.
     fn count(self, manifest: &Manifest) -> f64 {
-        self.declared.and_then(|at| manifest.groups[at].count).unwrap_or(self.rows as f64)
+        let count = self.declared.and_then(|at| manifest.groups[at].count).unwrap_or(self.values as f64);
+        if self.values > 0 { count } else { 0.0 }
     }
 
     fn section(self, manifest: &Manifest) -> Option<usize> {
@@ -21,7 +23,7 @@ impl Present {
     }
 }
 
-/// The weight of every group in section `section`, summing to 1; `None` for a section without rows.
+/// The weight of every group in section `section`, summing to 1; `None` for a section without values.
 ///
 /// RewardBench weighs a section's subsets by its own counts, in which the 447 rows of math-prm count as the 984 of
 /// code; subsets without rows are left out.
@@ -46,7 +48,9 @@ pub(super) fn section_weights(manifest: &Manifest, groups: &[Present], section: 
 pub(super) fn total_weights(manifest: &Manifest, groups: &[Present]) -> Option<Vec<f64>> {
     match manifest.total {
         Total::None => None,
-        Total::Groups => normalized(vec![1.0; groups.len()]),
+        Total::Groups => {
+            normalized(groups.iter().map(|group| f64::from(u8::from(group.values > 0))).collect())
+        }
         Total::Rows => row_weights(groups),
         Total::Sections => {
             let mut total = vec![0.0; groups.len()];
@@ -64,7 +68,7 @@ pub(super) fn total_weights(manifest: &Manifest, groups: &[Present]) -> Option<V
 
 /// Weights under which the mean of groups is the mean of rows.
 pub(super) fn row_weights(groups: &[Present]) -> Option<Vec<f64>> {
-    normalized(groups.iter().map(|group| group.rows as f64).collect())
+    normalized(groups.iter().map(|group| group.values as f64).collect())
 }
 
 fn normalized(weights: Vec<f64>) -> Option<Vec<f64>> {
@@ -77,8 +81,10 @@ mod tests {
     use super::*;
 
     fn present(manifest: &Manifest, names: &[(&str, usize)]) -> Vec<Present> {
-        let of =
-            |&(name, rows)| Present { declared: manifest.groups.iter().position(|g| g.name == name), rows };
+        let of = |&(name, values)| Present {
+            declared: manifest.groups.iter().position(|g| g.name == name),
+            values,
+        };
         names.iter().map(of).collect()
     }
 
@@ -104,5 +110,20 @@ mod tests {
         assert_eq!(total_weights(&bench, &groups).unwrap(), [0.5, 0.5]);
         bench.total = Total::None;
         assert_eq!(total_weights(&bench, &groups), None);
+    }
+
+    #[test]
+    fn a_group_without_values_has_no_weight_in_whatever_total() {
+        let mut bench = Manifest::of("judge-bench").unwrap();
+        for total in [Total::Groups, Total::Rows] {
+            bench.total = total;
+            let groups = present(&bench, &[("math", 30), ("coding", 0)]);
+            assert_eq!(total_weights(&bench, &groups).unwrap(), [1.0, 0.0], "{total:?}");
+            assert_eq!(total_weights(&bench, &present(&bench, &[("math", 0)])), None, "{total:?}");
+        }
+        let bench = Manifest::of("reward-bench").unwrap();
+        let groups = present(&bench, &[("math-prm", 0), ("hep-go", 164), ("shp", 0)]);
+        assert_eq!(total_weights(&bench, &groups).unwrap(), [0.0, 1.0, 0.0], "its own counts, too");
+        assert_eq!(section_weights(&bench, &groups, 4), None);
     }
 }
