@@ -13,7 +13,7 @@ use crate::base::{interrupt, memory as process};
 use crate::config::RunConfig;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, ListStore, Preparation};
+use crate::data::store::DataReport;
 use crate::data::tokenize::EncodeConversation;
 use crate::kernels::cuda;
 use crate::model::config::{Dtype, Source};
@@ -195,17 +195,8 @@ fn plan(
         vocab_size: decoder.vocab_size,
         header: None,
     });
-    let preparation = Preparation::new(&config.data, config.train.seed);
-    let reading = RowsBar::new("reading");
-    let store = ListStore::open_or_build(
-        &folder.path().join("data"),
-        &sources.train,
-        &preparation,
-        encoder.as_ref(),
-        &mut |report| reading.show_rows(report.rows),
-    )?;
-    reading.finish();
-    let store = Arc::new(store);
+    let data = folder.path().join("data");
+    let store = Arc::new(parts::open_store(&config, &sources.train, &data, encoder.as_ref())?);
 
     let batch_pairs = config.train.batch_pairs as u64;
     let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };

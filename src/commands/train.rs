@@ -1,7 +1,6 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
 use super::loaded::CheckedTokenizer;
-use super::progress::RowsBar;
 use super::run_folder::{self, RunLock};
 use super::{datasets, memory_text, parts};
 use crate::base::{figures, interrupt};
@@ -11,7 +10,7 @@ use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, ListStore, Preparation};
+use crate::data::store::DataReport;
 use crate::data::tokenize::EncodeConversation;
 use crate::eval;
 use crate::model::RewardModel;
@@ -53,16 +52,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         header: None,
     });
 
-    let preparation = Preparation::new(&config.data, config.train.seed);
-    let reading = RowsBar::new("reading");
-    let store = ListStore::open_or_build(
-        &run.folder.join("data"),
-        &sources.train,
-        &preparation,
-        encoder.as_ref(),
-        &mut |report| reading.show_rows(report.rows),
-    )?;
-    reading.finish();
+    let store = parts::open_store(config, &sources.train, &run.folder.join("data"), encoder.as_ref())?;
     eprintln!("{}", store.report());
     let store = Arc::new(store);
     let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };

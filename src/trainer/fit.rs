@@ -272,7 +272,6 @@ impl<'a> Run<'a> {
     }
 
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
-        self.check_margins(&batch.lists)?;
         let number = batch.step;
         let lambda = lambda::at(&self.objective, number - 1, self.total_steps, self.state.lambda);
         self.plan.terms = lambda::in_force(&self.objective, lambda);
@@ -313,19 +312,6 @@ impl<'a> Run<'a> {
             self.progress.alarm(alarm.step, &alarm.message);
             self.log.append(alarm)
         })
-    }
-
-    /// A term that reads the margin column needs it in every row.
-    fn check_margins(&self, lists: &[TokenList]) -> Result<()> {
-        let needed = self.plan.terms.iter().any(objective::Config::needs_margin_column);
-        match lists.iter().find(|list| needed && list.margin.is_none()) {
-            None => Ok(()),
-            Some(list) => Err(Error::Data {
-                path: list.origin.clone().into(),
-                reason: "found no `margin`, which an objective with margin = \"column\" needs in every row"
-                    .into(),
-            }),
-        }
     }
 
     /// Evaluates every set, logs the figures, and says whether this is the best step so far.
