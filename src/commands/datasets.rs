@@ -6,9 +6,11 @@ use crate::trainer::fit::EvalSet;
 use crate::{Error, Result, hub};
 use std::path::{Path, PathBuf};
 
+/// The one evaluation set that `split` writes as pairs.
+pub(super) const IN_DOMAIN: &str = "in-domain";
 /// The four evaluation sets of a folder that `split` wrote, in the order of the table.
 pub(super) const EVAL_SPLITS: [&str; 4] =
-    ["in-domain", "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
+    [IN_DOMAIN, "prompt-disjoint", "response-disjoint", "mutual-disjoint"];
 
 /// Fetches dataset files from the hub.
 pub(super) struct Hub;

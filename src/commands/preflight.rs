@@ -231,12 +231,16 @@ impl Preflight {
             }
         }
         let metric = config.train.best_metric.as_deref();
-        if let Some((split, _)) = metric.and_then(|metric| metric.rsplit_once('.'))
-            && !names.iter().any(|name| name == split)
-        {
+        let Some((split, field)) = metric.and_then(|metric| metric.rsplit_once('.')) else { return };
+        if !names.iter().any(|name| name == split) {
             self.problems.push(format!(
                 "train.best_metric: found the split \"{split}\", expected one of {}",
                 names.join(", ")
+            ));
+        } else if config.data.train.is_empty() && (split, field) == (datasets::IN_DOMAIN, "kendall_tau") {
+            self.problems.push(format!(
+                "train.best_metric: found \"{split}.{field}\", expected \"{split}.accuracy\", or the kendall_tau of \
+                 another split: this one has pairs, and pairs have no tau"
             ));
         }
     }

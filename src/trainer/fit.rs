@@ -309,7 +309,7 @@ impl<'a> Run<'a> {
 
     fn raise(&mut self, alarms: &[Alarm]) -> Result<()> {
         alarms.iter().try_for_each(|alarm| {
-            self.progress.alarm(alarm.step, &alarm.message);
+            self.progress.warning(alarm.step, &alarm.message);
             self.log.append(alarm)
         })
     }
@@ -335,19 +335,35 @@ impl<'a> Run<'a> {
             .filter_map(|(name, report)| self.guard.evaluated(self.state.step, name, report.accuracy))
             .collect();
         self.raise(&alarms)?;
+        let improved = self.judge(&splits);
         self.state.metrics_bytes = self.log.bytes();
-        let judged = judge(self.config.best_metric.as_deref(), &splits)?;
         self.report = (!splits.is_empty())
             .then(|| EvalReport::new(self.folder.display().to_string(), None, Named(splits)));
-        let Some((metric, value)) = judged else { return Ok(false) };
+        Ok(improved)
+    }
+
+    /// Whether this evaluation is better than all before it. One that lacks the figure is not: that is no reason to lose
+    /// what was trained.
+    fn judge(&mut self, splits: &[(String, SplitReport)]) -> bool {
+        let step = self.state.step;
+        let Some((metric, value)) = judge(self.config.best_metric.as_deref(), splits) else { return false };
+        let Some(value) = value else {
+            let message = format!(
+                "train.best_metric: found no {metric} in this evaluation, which counts as no better one. A set of pairs \
+                 has an accuracy alone, and a set of which no row can be judged has nothing"
+            );
+            self.progress.warning(step, &message);
+            self.state.evaluations_without_improvement += 1;
+            return false;
+        };
         let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
         if improved {
-            self.state.best = Some(Best { step: self.state.step, metric, value });
+            self.state.best = Some(Best { step, metric, value });
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
-        Ok(improved)
+        improved
     }
 
     /// Forgets the lines of an evaluation that was not finished.
@@ -434,33 +450,24 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The metric that decides which step is best, and its value.
-fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Option<(String, f64)>> {
+/// The figure that decides which step is best, by its name; its value, where this evaluation has one. `None` where
+/// nothing was evaluated.
+fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Option<(String, Option<f64>)> {
     let Some(metric) = metric else {
-        let first = splits.first().and_then(|(name, report)| Some((name, report.metric, report.value()?)));
-        return Ok(first.map(|(name, metric, value)| {
-            let field = match metric {
-                eval::Metric::Accuracy => "accuracy",
-                eval::Metric::KendallTau => "kendall_tau",
-            };
-            (format!("{name}.{field}"), value)
-        }));
+        let (name, report) = splits.first()?;
+        let field = match report.metric {
+            eval::Metric::Accuracy => "accuracy",
+            eval::Metric::KendallTau => "kendall_tau",
+        };
+        return Some((format!("{name}.{field}"), report.value()));
     };
-    let unknown = |expected: String| {
-        Error::Usage(format!("train.best_metric: found \"{metric}\", expected {expected}"))
-    };
-    let (split, field) =
-        metric.rsplit_once('.').ok_or_else(|| unknown("SPLIT.FIELD, in-domain.accuracy say".into()))?;
-    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
-    let report = splits.iter().find(|(name, _)| name == split).map(|(_, report)| report);
-    let report = report.ok_or_else(|| unknown(format!("a split out of {}", names.join(", "))))?;
-    let value = match field {
-        "accuracy" => report.accuracy,
-        "kendall_tau" => report.kendall_tau,
-        _ => return Err(unknown("the field accuracy or kendall_tau".into())),
-    };
-    match value {
-        Some(value) => Ok(Some((metric.to_owned(), value))),
-        None => Err(unknown(format!("a figure that the split has; this one has no {field}"))),
-    }
+    let value = metric.rsplit_once('.').and_then(|(split, field)| {
+        let (_, report) = splits.iter().find(|(name, _)| name == split)?;
+        match field {
+            "accuracy" => report.accuracy,
+            "kendall_tau" => report.kendall_tau,
+            _ => None,
+        }
+    });
+    Some((metric.to_owned(), value))
 }

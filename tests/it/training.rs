@@ -104,15 +104,42 @@ pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// The checkpoint of a run's last step.
+fn newest_checkpoint(run: &Path) -> PathBuf {
+    let entries = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    entries.max().unwrap()
+}
+
+/// The files of a checkpoint without what depends on the clock: the text of `seconds` has not always as many digits, so
+/// neither have the lines before a checkpoint as many bytes.
+fn timeless(checkpoint: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = contents(checkpoint);
+    files.retain(|(name, _)| name != "checksums.json");
+    for (_, bytes) in files.iter_mut().filter(|(name, _)| name == "rmtrain_state.json") {
+        let mut state: Value = serde_json::from_slice(bytes).unwrap();
+        state.as_object_mut().unwrap().remove("metrics_bytes");
+        *bytes = state.to_string().into_bytes();
+    }
+    files
+}
+
+#[track_caller]
+fn assert_same_files(what: &str, a: &[(String, Vec<u8>)], b: &[(String, Vec<u8>)]) {
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    assert_eq!(names(a), names(b), "{what}");
+    for ((name, a), (_, b)) in a.iter().zip(b) {
+        assert!(a == b, "{what}/{name} differs");
+    }
+}
+
+/// Two runs have the same lines, the same newest checkpoint and the same model.
 #[track_caller]
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
-    let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
-    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&a), names(&b));
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a == b, "final/{name} differs");
-    }
+    assert_same_files("final", &contents(&a.join("final")), &contents(&b.join("final")));
+    let newest = [a, b].map(newest_checkpoint);
+    assert_eq!(newest[0].file_name(), newest[1].file_name(), "the newest checkpoint");
+    assert_same_files("the newest checkpoint", &timeless(&newest[0]), &timeless(&newest[1]));
 }
 
 #[test]
@@ -515,6 +542,53 @@ fn a_run_that_stopped_early_is_not_trained_on() {
     let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
     folder.fitted("run", &again);
     assert_eq!(steps(&run).len(), steps_then);
+}
+
+/// What the newest checkpoint of a run knows.
+fn newest_state(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(newest_checkpoint(run).join("rmtrain_state.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_best_step_is_that_of_the_metric_which_was_asked_for() {
+    let folder = Folder::new();
+    let flags = ["--set", "train.best_metric=mutual-disjoint.kendall_tau", "--set", "train.keep_last=1"];
+    let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+    assert!(stderr.contains("best: mutual-disjoint.kendall_tau = "), "{stderr}");
+    let run = folder.path("run");
+    let evals = metrics(&run).into_iter().filter(|line| line["split"] == "mutual-disjoint");
+    let taus = evals.map(|line| (line["step"].as_u64().unwrap(), line["kendall_tau"].as_f64().unwrap()));
+    // Of equals the first.
+    let best = taus.reduce(|best, next| if next.1 > best.1 { next } else { best }).unwrap();
+    let state = &newest_state(&run)["best"];
+    assert_eq!((state["step"].as_u64(), state["value"].as_f64()), (Some(best.0), Some(best.1)));
+    assert_eq!(state["metric"], "mutual-disjoint.kendall_tau");
+    assert!(run.join(format!("checkpoints/step-{:06}", best.0)).is_dir());
+}
+
+#[test]
+fn a_metric_that_no_evaluation_has_costs_no_training() {
+    let folder = Folder::new();
+    let world = folder.rmtrain().args(["sandbox", "--out", "world", "--prompts", "60", "--seed", "1"]).output();
+    succeed(world.unwrap());
+    let flags = [
+        "--set",
+        "model.tokenizer=world/tokenizer",
+        "--set",
+        "data.train=[\"world/splits/train.jsonl\"]",
+        "--set",
+        "data.eval=[\"world/splits/in-domain.jsonl\"]",
+        "--set",
+        "train.best_metric=in-domain.kendall_tau",
+    ];
+    let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+    let run = folder.path("run");
+    assert!(stderr.contains("step 8: train.best_metric: found no in-domain.kendall_tau"), "{stderr}");
+    assert!(!stderr.contains("best: "), "{stderr}");
+    assert_eq!(steps(&run).len(), 24);
+    assert!(run.join("final/model.safetensors").is_file());
+    let state = newest_state(&run);
+    assert_eq!((&state["best"], &state["evaluations_without_improvement"]), (&Value::Null, &Value::from(3)));
 }
 
 /// An alarm that is raised as soon as there is a window after the baseline: every growth is above the threshold.
