@@ -143,6 +143,7 @@ struct Run<'a> {
     /// of the next.
     updating: bool,
     report: Option<EvalReport>,
+    /// The step whose checkpoint is on disk and holds all of `state`.
     saved_step: Option<u64>,
 }
 
@@ -238,6 +239,8 @@ impl<'a> Run<'a> {
             match self.evaluate() {
                 Ok(improved) => {
                     self.state.evaluation_pending = false;
+                    // What may have been saved at this step is from before the evaluation.
+                    self.saved_step = None;
                     due |= improved;
                 }
                 // The step is done and saved; whoever resumes repeats the evaluation.

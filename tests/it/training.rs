@@ -514,20 +514,27 @@ fn a_bad_evaluation_row_costs_no_training() {
         "data.eval=[\"held-out.jsonl\"]",
     ];
     let good = fs::read_to_string(folder.path("world/sandbox/splits/in-domain.jsonl")).unwrap();
-    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
-    let plain = folder.fitted("plain", &flags);
+    // At a step that more follow, and at the last one, whose checkpoint is saved before and after the evaluation.
+    for (every, saved) in [("8", 8), ("none", 24)] {
+        let (plain, run) = (format!("plain-{every}"), format!("run-{every}"));
+        let every = format!("train.eval_every={every}");
+        let flags: Vec<&str> = flags.iter().copied().chain(["--set", &every]).collect();
+        fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+        let plain = folder.fitted(&plain, &flags);
 
-    fs::write(folder.path("held-out.jsonl"), format!("{good}{{\"prompt\": 1}}\n")).unwrap();
-    let output = folder.fit("run", &flags).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    let line = good.lines().count() + 1;
-    assert!(stderr.contains(&format!("held-out.jsonl:{line}: ")), "{stderr}");
-    assert!(stderr.contains("saved step 8"), "{stderr}");
+        fs::write(folder.path("held-out.jsonl"), format!("{good}{{\"prompt\": 1}}\n")).unwrap();
+        let output = folder.fit(&run, &flags).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let line = good.lines().count() + 1;
+        assert!(stderr.contains(&format!("held-out.jsonl:{line}: ")), "{stderr}");
+        assert!(stderr.contains(&format!("saved step {saved}")), "{stderr}");
+        assert_eq!(newest_state(&folder.path(&run))["evaluation_pending"], true);
 
-    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
-    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
-    assert_same_run(&plain, &folder.fitted("run", &again));
+        fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+        let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+        assert_same_run(&plain, &folder.fitted(&run, &again));
+    }
 }
 
 #[test]
