@@ -3,6 +3,7 @@
 use super::loaded::CheckedTokenizer;
 use super::run_folder::{self, RunLock};
 use super::{datasets, memory_text, parts};
+use crate::base::reader::Words;
 use crate::base::{figures, interrupt};
 use crate::checkpoint::{Checkpoints, LoopState};
 use crate::config::RunConfig;
@@ -260,11 +261,16 @@ fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
             );
             Err(Error::Interrupted)
         }
-        Outcome::Alarmed { step, checkpoint, alarm } => Err(Error::Check(format!(
-            "stopped after step {step} by {alarm}\neverything is in {}\nhint: to go on nevertheless, the same command with \
-             --resume --set guard.RULE.action=warn",
-            checkpoint.display()
-        ))),
+        Outcome::Alarmed { step, checkpoint, stop } => {
+            let warn = stop.rules.iter().map(|rule| format!(" --set guard.{}.action=warn", rule.word()));
+            Err(Error::Check(format!(
+                "stopped after step {step} by {}\neverything is in {}\nhint: to go on nevertheless, the same command \
+                 with --resume{}",
+                stop.message,
+                checkpoint.display(),
+                warn.collect::<String>()
+            )))
+        }
         Outcome::Finished { steps, report, best, stopped_early, alarm } => {
             let early = if stopped_early { ", stopped early" } else { "" };
             eprintln!("finished after {steps} steps{early}: {folder}/final");

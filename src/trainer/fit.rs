@@ -1,7 +1,7 @@
 //! The loop: step, gate, clip, update, log, evaluate, save, resume.
 
 use super::config::{Config, Duration};
-use super::guard::{self, Alarm, Guard};
+use super::guard::{self, Alarm, Guard, Stop};
 use super::head_share::HeadShare;
 use super::log::{self, Log};
 use super::memory::Memory;
@@ -79,7 +79,7 @@ pub enum Outcome {
         alarm: Option<String>,
     },
     /// An alarm ended the run; the checkpoint has everything.
-    Alarmed { step: u64, checkpoint: PathBuf, alarm: String },
+    Alarmed { step: u64, checkpoint: PathBuf, stop: Stop },
     /// The user asked to stop; the checkpoint has everything.
     Interrupted { step: u64, checkpoint: PathBuf },
 }
@@ -94,7 +94,7 @@ pub fn fit(setup: Setup) -> Result<Outcome> {
     let (mut run, batches) = Run::start(setup)?;
     match run.train(batches) {
         Ok(End::Interrupted) => run.interrupted(),
-        Ok(End::Alarmed(alarm)) => run.alarmed(alarm),
+        Ok(End::Alarmed(stop)) => run.alarmed(stop),
         Ok(End::Finished) => run.finish(false),
         Ok(End::StoppedEarly) => run.finish(true),
         Err(error) => {
@@ -110,7 +110,7 @@ enum End {
     Finished,
     StoppedEarly,
     Interrupted,
-    Alarmed(String),
+    Alarmed(Stop),
 }
 
 fn is_due(every: Option<u64>, step: u64) -> bool {
@@ -177,14 +177,14 @@ impl<'a> Run<'a> {
         checkpoint::remove_temporaries(folder)?;
         let log = Log::open(folder, setup.log, state.metrics_bytes)?;
         let warmup = schedule::warmup_steps(optim, setup.total_steps);
-        let guard = Guard::replay(setup.guard, warmup, &Log::metrics_path(folder))?;
+        let (guard, untold) = Guard::replay(setup.guard, warmup, &Log::metrics_path(folder))?;
         let plan = StepPlan {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
             memory: setup.memory,
             head_share: HeadShare { share: setup.head_share, seed: config.seed },
         };
-        let run = Self {
+        let mut run = Self {
             folder,
             tokenizer: setup.tokenizer,
             encoder: setup.encoder,
@@ -208,6 +208,11 @@ impl<'a> Run<'a> {
             updating: false,
             report: None,
         };
+        if !untold.is_empty() {
+            run.raise(&untold)?;
+            run.state.metrics_bytes = run.log.bytes();
+            run.saved_step = None;
+        }
         Ok((run, setup.batches))
     }
 
@@ -256,8 +261,8 @@ impl<'a> Run<'a> {
         if stop {
             return Ok(Some(End::StoppedEarly));
         }
-        if let Some(alarm) = self.guard.stops().filter(|_| !last) {
-            return Ok(Some(End::Alarmed(alarm)));
+        if let Some(stop) = self.guard.stops().filter(|_| !last) {
+            return Ok(Some(End::Alarmed(stop)));
         }
         Ok((interrupt::requested() && !last).then_some(End::Interrupted))
     }
@@ -381,10 +386,10 @@ impl<'a> Run<'a> {
         Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
     }
 
-    fn alarmed(mut self, alarm: String) -> Result<Outcome> {
+    fn alarmed(mut self, stop: Stop) -> Result<Outcome> {
         let checkpoint = self.save()?;
         self.progress.finish();
-        Ok(Outcome::Alarmed { step: self.state.step, checkpoint, alarm })
+        Ok(Outcome::Alarmed { step: self.state.step, checkpoint, stop })
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -427,7 +432,7 @@ impl<'a> Run<'a> {
             report: self.report,
             best: self.state.best,
             stopped_early,
-            alarm: self.guard.stops(),
+            alarm: self.guard.stops().map(|stop| stop.message),
         })
     }
 

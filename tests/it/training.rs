@@ -615,7 +615,8 @@ fn an_alarm_that_stops_saves_and_stops_again_until_it_is_told_not_to() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let run = folder.path("run");
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("guard.norm-growth: ") && stderr.contains("--resume --set guard"), "{stderr}");
+    let hint = "--resume --set guard.norm-growth.action=warn";
+    assert!(stderr.contains("guard.norm-growth: ") && stderr.contains(hint), "{stderr}");
     // Two steps make the baseline; the window after it is complete with the third.
     assert_eq!(steps(&run).len(), 3);
     let alarms = |run: &Path| metrics(run).iter().filter(|line| line["rule"] == "norm-growth").count();
@@ -635,6 +636,34 @@ fn an_alarm_that_stops_saves_and_stops_again_until_it_is_told_not_to() {
     succeed(folder.fit("run", &resumed).output().unwrap());
     assert_eq!((steps(&run).len(), alarms(&run)), (24, 1));
     assert_same_run(&folder.fitted("plain", &warn), &run);
+}
+
+#[test]
+fn an_alarm_that_was_silent_is_told_by_the_run_that_resumes_with_it() {
+    let folder = Folder::new();
+    let with = |action: &'static str| {
+        let rule = match action {
+            "off" => "guard.norm-growth={ threshold = 1e-9, action = \"off\" }",
+            _ => "guard.norm-growth={ threshold = 1e-9, action = \"warn\" }",
+        };
+        [&ALARM[..2], &ALARM[4..], &["--set", rule, "--set", "train.keep_last=9"]].concat()
+    };
+    let run = folder.fitted("run", &with("off"));
+    let alarms = || metrics(&run).iter().filter(|line| line["rule"] == "norm-growth").count();
+    assert_eq!(alarms(), 0);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [15, 16, 18, 21, 24] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let resume = || {
+        let flags = [with("warn"), vec!["--resume"]].concat();
+        let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+        (stderr.contains("warning: step 3: guard.norm-growth: "), alarms())
+    };
+    assert_eq!(resume(), (true, 1));
+    // The checkpoint of the last step knows that it was told.
+    fs::remove_dir_all(run.join("final")).unwrap();
+    assert_eq!(resume(), (false, 1));
 }
 
 #[test]
