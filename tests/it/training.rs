@@ -233,6 +233,21 @@ fn nothing_but_the_configuration_decides_the_result() {
     assert!(difference, "the penalty per micro-batch is another objective");
 }
 
+#[test]
+fn a_run_may_go_on_in_other_micro_batches() {
+    let folder = Folder::new();
+    let plain = folder.fitted("plain", &[]);
+    let run = folder.fitted("run", &["--set", "train.keep_last=9"]);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [15, 16, 18, 21, 24] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let output = folder.fit("run", &["--resume", "--set", "train.micro_batch_tokens=600"]).output();
+    let stderr = succeed(output.unwrap());
+    assert!(stderr.contains("after step 12"), "{stderr}");
+    assert_same_run(&plain, &run);
+}
+
 const PLACKETT_LUCE: &str = r#"objective=[{kind="plackett-luce"},{kind="sum-to-zero",lambda=0.1}]"#;
 
 #[test]
