@@ -30,34 +30,55 @@ declare -A objectives=(
 )
 names=${OBJECTIVES:-bt bsr hinge normalized direct center}
 
-# fit SET NAME SEED: unless it is there already.
-fit() {
-    local run=$out/$1/$2-$3 flags=()
-    [[ -d $run/final ]] && return
-    if [[ $1 == real ]]; then
-        flags+=(--set "data.splits_dir=$out/real-split")
-        [[ -n ${TOKENIZER:-} ]] && flags+=(--set "model.tokenizer=$TOKENIZER")
+# run SET NAME SEED: trains and evaluates, each unless it is done already.
+run() {
+    local run=$out/$1/$2-$3 log=$out/$1-$2-$3.log flags=()
+    if [[ ! -d $run/final ]]; then
+        if [[ $1 == real ]]; then
+            flags+=(--set "data.splits_dir=$out/real-split")
+            [[ -n ${TOKENIZER:-} ]] && flags+=(--set "model.tokenizer=$TOKENIZER")
+        fi
+        "$rmtrain" fit --config "$here/configs/experiments/$1.toml" --set "objective=${objectives[$2]}" \
+            --set "train.seed=$3" "${flags[@]}" --out "$run" --resume 2>"$log" || { fails "$run" "$log"; return 1; }
     fi
-    "$rmtrain" fit --config "$here/configs/experiments/$1.toml" --set "objective=${objectives[$2]}" \
-        --set "train.seed=$3" "${flags[@]}" --out "$run" 2>"$out/$1-$2-$3.log" ||
-        { echo "$run failed:" >&2; tail -n 5 "$out/$1-$2-$3.log" >&2; return 1; }
-    "$rmtrain" eval --model "$run" --out "$run/eval.json" 2>>"$out/$1-$2-$3.log"
+    if [[ ! -f $run/eval.json ]]; then
+        "$rmtrain" eval --model "$run" --out "$run/eval.json" 2>>"$log" || { fails "$run" "$log"; return 1; }
+    fi
     echo "$run"
+}
+
+fails() {
+    echo "$1 failed, $2 ends with:" >&2
+    tail -n 5 "$2" >&2
 }
 
 sets=sandbox
 if [[ $file ]]; then
     sets="sandbox real"
-    [[ -f $out/real-split/manifest.json ]] || "$rmtrain" split --input "$file" --out "$out/real-split" \
-        ${VALID_MODELS:+--valid-models "$VALID_MODELS"} --heldout-prompts 0.2
+    settings="$(realpath "$file") ${VALID_MODELS:-}"
+    if [[ ! -f $out/real-split/manifest.json ]]; then
+        "$rmtrain" split --input "$file" --out "$out/real-split" \
+            ${VALID_MODELS:+--valid-models "$VALID_MODELS"} --heldout-prompts 0.2
+        echo "$settings" >"$out/real-split.settings"
+    elif [[ $(cat "$out/real-split.settings") != "$settings" ]]; then
+        echo "$out/real-split is of: $(cat "$out/real-split.settings")" >&2
+        echo "asked for:  $settings" >&2
+        echo "choose another OUT, or remove $out/real-split and $out/real" >&2
+        exit 2
+    fi
 fi
+failed=0
 for set in $sets; do
     for seed in $seeds; do
         for name in $names; do
-            while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
-            fit "$set" "$name" "$seed" &
+            while (($(jobs -rp | wc -l) >= jobs)); do wait -n || failed=$((failed + 1)); done
+            run "$set" "$name" "$seed" &
         done
     done
-    wait
-    "$rmtrain" report "$out/$set"/*/ --out "$out/$set.html" --markdown "$out/$set.md"
+    while (($(jobs -p | wc -l) > 0)); do wait -n || failed=$((failed + 1)); done
+    "$rmtrain" report "$out/$set"/*/ --out "$out/$set.html" --markdown "$out/$set.md" --svg "$out/$set-plots"
 done
+if ((failed)); then
+    echo "$failed runs failed; run this again to go on with them" >&2
+    exit 1
+fi

@@ -420,11 +420,13 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, stopped_early: bool) -> Result<Outcome> {
         self.save()?;
+        // The model is about to be loaded a second time; what only updates need makes room for it.
+        drop((self.optimizer, self.gradients));
         let dtype = self.model.dtype();
         checkpoint::publish(&self.folder.join("final"), |folder| {
             self.model.save(folder, self.state.pad_token_id, dtype)?;
             self.tokenizer.save(folder, self.state.pad_token_id)?;
-            self.verify_saved(folder)
+            verify_saved(&self.model, &self.probe, folder)
         })?;
         self.progress.finish();
         Ok(Outcome::Finished {
@@ -435,27 +437,30 @@ impl<'a> Run<'a> {
             alarm: self.guard.stops().map(|stop| stop.message),
         })
     }
+}
 
-    /// Loads what was saved and scores the probe lists with it: what is on disk is what was trained.
-    fn verify_saved(&self, folder: &Path) -> Result<()> {
-        let device = self.model.device();
-        let saved = RewardModel::load(folder, device, Some(self.model.dtype()), HeadInit::default())?;
-        let groups: Vec<TokenGroup> =
-            self.probe.iter().map(|list| TokenGroup { sequences: list.sequences.clone() }).collect();
-        let (trained, reloaded) = (self.model.score(&groups)?, saved.score(&groups)?);
-        for (i, (a, b)) in trained.iter().flatten().zip(reloaded.iter().flatten()).enumerate() {
-            // The head is saved in the compute dtype but used in f32 while training.
-            let tolerance = if self.model.dtype() == Dtype::F32 { 0.0 } else { 0.05 };
-            let lowest = |scored: &Scored| scored.disagreement.map_or(scored.reward, |heads| heads.min);
+/// Loads what was saved and scores the probe lists with it: what is on disk is what was trained. One list at a time, as
+/// a step may be computed too, so that no memory is needed beyond what training had.
+fn verify_saved(model: &RewardModel, probe: &[TokenList], folder: &Path) -> Result<()> {
+    let saved = RewardModel::load(folder, model.device(), Some(model.dtype()), HeadInit::default())?;
+    // The head is saved in the compute dtype but used in f32 while training.
+    let tolerance = if model.dtype() == Dtype::F32 { 0.0 } else { 0.05 };
+    let lowest = |scored: &Scored| scored.disagreement.map_or(scored.reward, |heads| heads.min);
+    let mut sequence = 0;
+    for list in probe {
+        let group = [TokenGroup { sequences: list.sequences.clone() }];
+        let (trained, reloaded) = (model.score(&group)?, saved.score(&group)?);
+        for (a, b) in trained.iter().flatten().zip(reloaded.iter().flatten()) {
             for (a, b) in [(a.reward, b.reward), (lowest(a), lowest(b))] {
                 if (a - b).abs() > tolerance * (1.0 + a.abs()) {
-                    let reason = format!("sequence {i} scored {a} before saving and {b} after");
+                    let reason = format!("sequence {sequence} scored {a} before saving and {b} after");
                     return Err(Error::checkpoint(folder, reason));
                 }
             }
+            sequence += 1;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The figure that decides which step is best, by its name; its value, where this evaluation has one. `None` where
