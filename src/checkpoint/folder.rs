@@ -11,7 +11,7 @@ const TEMPORARY: &str = ".tmp-";
 /// Fills a temporary neighbour of `path`, adds checksums, makes it durable, and renames it to `path`.
 ///
 /// A kill at any moment leaves either no `path` or a whole one, beside a temporary that
-/// [`remove_temporaries`] clears away. An existing `path` is replaced.
+/// [`remove_temporaries`] clears away. An existing `path` is replaced, with nothing there between two renames.
 pub fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -29,9 +29,13 @@ pub fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()
     let text = serde_json::to_string_pretty(&sums).map_err(|e| Error::checkpoint(path, e.to_string()))?;
     atomic::write_bytes(&temporary.join(CHECKSUMS), text.as_bytes())?;
     atomic::sync_folder(&temporary)?;
-    remove(path)?;
+    // Out of the way first: removing a large folder takes a while in which neither the old nor the new one is there.
+    let replaced = parent.join(format!("{TEMPORARY}replaced-{name}"));
+    remove(&replaced)?;
+    absent_is_fine(fs::rename(path, &replaced), path)?;
     fs::rename(&temporary, path).map_err(Error::io(path))?;
-    atomic::sync_folder(parent)
+    atomic::sync_folder(parent)?;
+    remove(&replaced)
 }
 
 /// Checks that every file of a published folder is there and unchanged.
@@ -74,16 +78,19 @@ pub fn remove_temporaries(parent: &Path) -> Result<()> {
 
 /// Removes a folder if it is there. Its checksums go first, so that half a removal is no checkpoint.
 pub(super) fn remove(folder: &Path) -> Result<()> {
-    let absent_is_fine = |result: std::io::Result<()>, path: &Path| match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
-        _ => Ok(()),
-    };
     if folder.is_file() {
         return absent_is_fine(fs::remove_file(folder), folder);
     }
     let list = folder.join(CHECKSUMS);
     absent_is_fine(fs::remove_file(&list), &list)?;
     absent_is_fine(fs::remove_dir_all(folder), folder)
+}
+
+fn absent_is_fine(result: std::io::Result<()>, path: &Path) -> Result<()> {
+    match result {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
 }
 
 fn file_names(folder: &Path) -> Result<Vec<String>> {

@@ -204,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn a_checkpoint_that_is_saved_again_replaces_the_one_before() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::of_run(run.path());
+        for pending in [true, false] {
+            let state = LoopState { evaluation_pending: pending, ..state(1) };
+            let path = checkpoints.save(1, |folder| state.write(folder)).unwrap();
+            verify(&path).unwrap();
+            assert_eq!(LoopState::read(&path).unwrap(), state);
+        }
+        assert_eq!(std::fs::read_dir(run.path().join("checkpoints")).unwrap().count(), 1);
+    }
+
+    #[test]
     fn a_failure_while_filling_leaves_nothing_visible() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::of_run(run.path());

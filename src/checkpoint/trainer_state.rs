@@ -22,7 +22,7 @@ pub fn write(folder: &Path, state: &LoopState, num_train_epochs: f64, metrics: &
                 "loss": get("loss"), "grad_norm": get("grad_norm"), "learning_rate": get("lr"),
                 "epoch": epoch, "step": get("step"),
             }));
-        } else if let Value::String(split) = get("split") {
+        } else if let (true, Value::String(split)) = (get("kind") == "eval", get("split")) {
             let figures = line.iter().filter(|(key, value)| {
                 value.is_number() && !matches!(key.as_str(), "step" | "kind" | "split")
             });
@@ -71,6 +71,8 @@ mod tests {
             r#"{"kind":"step","step":2,"epoch":0.5,"loss":0.7,"grad_norm":1.5,"lr":0.01}"#,
             "\n",
             r#"{"kind":"eval","step":2,"split":"in-domain","metric":"accuracy","accuracy":0.75}"#,
+            "\n",
+            r#"{"kind":"alarm","step":2,"rule":"gap","split":"in-domain","value":0.3,"threshold":0.2}"#,
             "\n"
         );
         write(folder.path(), &state, 2.0, metrics).unwrap();
@@ -82,6 +84,11 @@ mod tests {
             json!({"loss":0.7,"grad_norm":1.5,"learning_rate":0.01,"epoch":0.5,"step":2})
         );
         assert_eq!(value["log_history"][1], json!({"eval_in-domain_accuracy":0.75,"epoch":0.5,"step":2}));
+        assert_eq!(
+            value["log_history"].as_array().map(Vec::len),
+            Some(2),
+            "an alarm about a set is no evaluation"
+        );
         assert_eq!(value["best_metric"], Value::Null);
     }
 }

@@ -12,6 +12,8 @@ pub(super) const EVAL_SPLITS: [&str; 4] = {
     let [_train, others @ ..] = SETS;
     others
 };
+/// The one of them that `split` writes as pairs.
+pub(super) const IN_DOMAIN: &str = EVAL_SPLITS[0];
 
 /// Fetches dataset files from the hub.
 pub(super) struct Hub;

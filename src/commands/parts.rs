@@ -1,11 +1,15 @@
 //! The parts of a run that starts from its configuration: `fit` and `plan` build the same ones.
 
+use super::progress::RowsBar;
 use crate::config::RunConfig;
+use crate::data::source::SourceFile;
+use crate::data::store::{DataReport, ListStore, Preparation};
+use crate::data::tokenize::EncodeConversation;
 use crate::data::{Tokenizer, sandbox};
 use crate::model::config::{SANDBOX_TOKENIZER, Source};
 use crate::model::reward_model::HeadInit;
 use crate::model::{self, RewardModel, ensemble_file};
-use crate::{Error, Result, hub};
+use crate::{Error, Result, hub, objective};
 use std::path::Path;
 
 /// Writes the synthetic world into `folder`, if the run is on it, and points the run at its splits.
@@ -39,6 +43,28 @@ pub(super) fn load_tokenizer(config: &RunConfig, folder: &Path) -> Result<Tokeni
     };
     let today = jiff::ZonedDateTime::now().date();
     Tokenizer::load(&folder, &config.data.chat_template, Some(today))
+}
+
+/// What the run trains on, read from `files` into `folder` unless it lies there already.
+///
+/// # Errors
+/// Those of [`ListStore::open_or_build`]; [`Error::Row`] for a row without a margin where the objective reads it.
+pub(super) fn open_store(
+    config: &RunConfig,
+    files: &[SourceFile],
+    folder: &Path,
+    encoder: &dyn EncodeConversation,
+) -> Result<ListStore> {
+    let preparation = Preparation::new(&config.data, config.train.seed);
+    let reading = RowsBar::new("reading");
+    let mut show = |report: &DataReport| reading.show_rows(report.rows);
+    let store = ListStore::open_or_build(folder, files, &preparation, encoder, &mut show)?;
+    reading.finish();
+    // Now, not when a step draws the row: a run whose data has to change cannot be resumed.
+    if config.objective.iter().any(objective::Config::needs_margin_column) {
+        store.require_margins()?;
+    }
+    Ok(store)
 }
 
 /// The model on its device: the checkpoint's where the run goes on from one.

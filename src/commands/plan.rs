@@ -13,7 +13,7 @@ use crate::base::{interrupt, memory as process};
 use crate::config::RunConfig;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, ListStore, Preparation};
+use crate::data::store::DataReport;
 use crate::data::tokenize::EncodeConversation;
 use crate::kernels::cuda;
 use crate::model::config::{Dtype, Source};
@@ -24,7 +24,7 @@ use crate::model::{DecoderConfig, config_json};
 use crate::trainer::estimate::{Estimate, Inputs};
 use crate::trainer::lengths::Sample;
 use crate::trainer::measure::measure;
-use crate::trainer::memory::{Memory, Storage};
+use crate::trainer::memory::{Budget, Memory, Storage};
 use crate::trainer::suggest::{Suggestion, suggest};
 use crate::{Error, Result, hub};
 use std::io::{self, Write};
@@ -189,23 +189,21 @@ fn plan(
         None => fetch_decoder(&config)?,
     };
     parts::check_length(&config, decoder.max_position_embeddings)?;
+    let on_cpu = target.is_cpu();
+    let dtype = compute_dtype(on_cpu, config.model.dtype);
+    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments)
+        .with_heads(&decoder, config.model.heads);
+    let mut memory = Memory::new(&decoder, &storage, &config.train, Budget { bytes: None });
+    // As in `fit`, which looks at what is free before it reads a row.
+    memory.budget = target.budget(&config.train, memory.weights());
     let sources = datasets::Sources::of(&config.data)?;
     let encoder: Arc<dyn EncodeConversation> = Arc::new(CheckedTokenizer {
         tokenizer: Arc::new(tokenizer),
         vocab_size: decoder.vocab_size,
         header: None,
     });
-    let preparation = Preparation::new(&config.data, config.train.seed);
-    let reading = RowsBar::new("reading");
-    let store = ListStore::open_or_build(
-        &folder.path().join("data"),
-        &sources.train,
-        &preparation,
-        encoder.as_ref(),
-        &mut |report| reading.show_rows(report.rows),
-    )?;
-    reading.finish();
-    let store = Arc::new(store);
+    let data = folder.path().join("data");
+    let store = Arc::new(parts::open_store(&config, &sources.train, &data, encoder.as_ref())?);
 
     let batch_pairs = config.train.batch_pairs as u64;
     let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };
@@ -216,11 +214,6 @@ fn plan(
     let kept = if args.measure { MEASURED_STEPS.min(total_steps) } else { 0 };
     let (sample, first) = tokenize(loader, decoder.vocab_size, kept)?;
 
-    let on_cpu = target.is_cpu();
-    let dtype = compute_dtype(on_cpu, config.model.dtype);
-    let storage = Storage::new(&decoder, dtype, on_cpu, config.model.freeze, config.optim.moments)
-        .with_heads(&decoder, config.model.heads);
-    let memory = Memory::new(&decoder, &storage, &config.train, target.budget(&config.train));
     let inputs = Inputs::new(&decoder, &config.train, memory, store.len(), total_steps, &sample);
     let (estimate, suggestion) = (Estimate::new(&inputs), suggest(&inputs, on_cpu));
     // Steps first: the buffers that products leave behind are part of their memory.

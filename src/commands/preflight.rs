@@ -71,7 +71,9 @@ impl Preflight {
             Source::Path(source) => {
                 folder = self.local_folder("model.path", source, model.revision.as_deref());
                 if let Some(folder) = &folder {
-                    self.check_model_folder(folder);
+                    let whole =
+                        offline().and_then(|hub| hub.resolve_model(source, model.revision.as_deref()));
+                    self.check_model_folder(folder, whole.is_ok());
                 }
             }
         }
@@ -103,11 +105,7 @@ impl Preflight {
 
     /// The folder that a model or tokenizer is in, if it is on this machine.
     fn local_folder(&mut self, key: &str, source: &str, revision: Option<&str>) -> Option<PathBuf> {
-        let settings = HubSettings::from_env();
-        let found = settings
-            .map(|settings| HubSettings { offline: true, ..settings })
-            .and_then(|offline| offline.resolve_tokenizer(source, revision));
-        match found {
+        match offline().and_then(|hub| hub.resolve_tokenizer(source, revision)) {
             Ok(folder) => Some(folder),
             Err(Error::Hub { .. }) => {
                 self.hints.push(format!(
@@ -123,10 +121,11 @@ impl Preflight {
         }
     }
 
-    fn check_model_folder(&mut self, folder: &Path) {
+    /// `is_whole`: nothing of it is still on the hub.
+    fn check_model_folder(&mut self, folder: &Path, is_whole: bool) {
         let read = config_json::read_config(folder).and_then(|config| config.trainable(folder));
-        let (decoder, head) = match read {
-            Ok(config) => (config.decoder, config.head),
+        let (decoder, head, heads) = match read {
+            Ok(config) => (config.decoder, config.head, config.heads),
             Err(error) => {
                 self.problems.push(format!("model.path: {error}"));
                 return;
@@ -135,8 +134,10 @@ impl Preflight {
         let has_weights = ["model.safetensors", "model.safetensors.index.json"]
             .iter()
             .any(|name| folder.join(name).exists());
-        if !has_weights {
-            self.hints.push(format!("model.path: {} holds no safetensors yet", folder.display()));
+        let is_whole = is_whole && has_weights;
+        if !is_whole {
+            let held = if has_weights { "only a part of the weights" } else { "no safetensors" };
+            self.hints.push(format!("model.path: {} holds {held} yet", folder.display()));
         } else {
             // Headers only; a causal LM has no head of its own, so that one tensor may be absent.
             let mut shapes = decoder.parameter_shapes();
@@ -151,7 +152,12 @@ impl Preflight {
             }
         }
         if head == HeadKind::SequenceClassification {
-            match ensemble_file::count(folder, decoder.hidden_size) {
+            let own = match is_whole {
+                true => ensemble_file::count(folder, decoder.hidden_size, heads),
+                // What comes is what config.json speaks of.
+                false => Ok(heads),
+            };
+            match own {
                 Ok(own) => self.problems.extend(parts::heads_problem(folder, own.unwrap_or(1), self.heads)),
                 Err(error) => self.problems.push(format!("model.path: {error}")),
             }
@@ -223,12 +229,16 @@ impl Preflight {
             }
         }
         let metric = config.train.best_metric.as_deref();
-        if let Some((split, _)) = metric.and_then(|metric| metric.rsplit_once('.'))
-            && !names.iter().any(|name| name == split)
-        {
+        let Some((split, field)) = metric.and_then(|metric| metric.rsplit_once('.')) else { return };
+        if !names.iter().any(|name| name == split) {
             self.problems.push(format!(
                 "train.best_metric: found the split \"{split}\", expected one of {}",
                 names.join(", ")
+            ));
+        } else if config.data.train.is_empty() && (split, field) == (datasets::IN_DOMAIN, "kendall_tau") {
+            self.problems.push(format!(
+                "train.best_metric: found \"{split}.{field}\", expected \"{split}.accuracy\", or the kendall_tau of \
+                 another split: this one has pairs, and pairs have no tau"
             ));
         }
     }
@@ -243,6 +253,11 @@ impl Preflight {
             ));
         }
     }
+}
+
+/// The hub as far as it is on this machine.
+fn offline() -> Result<HubSettings> {
+    HubSettings::from_env().map(|settings| HubSettings { offline: true, ..settings })
 }
 
 /// A file or a glob that matches something.

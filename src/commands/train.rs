@@ -1,9 +1,9 @@
 //! What `fit` does once its configuration is known to be good: parts, plan, run, report.
 
 use super::loaded::CheckedTokenizer;
-use super::progress::RowsBar;
 use super::run_folder::{self, RunLock};
 use super::{datasets, memory_text, parts};
+use crate::base::reader::Words;
 use crate::base::{figures, interrupt};
 use crate::checkpoint::{Checkpoints, LoopState};
 use crate::config::RunConfig;
@@ -11,7 +11,7 @@ use crate::data::Tokenizer;
 use crate::data::config::ChatTemplateSource;
 use crate::data::loader::{Batch, Loader};
 use crate::data::sampler::Order;
-use crate::data::store::{DataReport, ListStore, Preparation};
+use crate::data::store::DataReport;
 use crate::data::tokenize::EncodeConversation;
 use crate::eval;
 use crate::model::RewardModel;
@@ -53,16 +53,7 @@ pub(super) fn train(config_path: &Path, config: RunConfig, out: Option<&Path>, r
         header: None,
     });
 
-    let preparation = Preparation::new(&config.data, config.train.seed);
-    let reading = RowsBar::new("reading");
-    let store = ListStore::open_or_build(
-        &run.folder.join("data"),
-        &sources.train,
-        &preparation,
-        encoder.as_ref(),
-        &mut |report| reading.show_rows(report.rows),
-    )?;
-    reading.finish();
+    let store = parts::open_store(config, &sources.train, &run.folder.join("data"), encoder.as_ref())?;
     eprintln!("{}", store.report());
     let store = Arc::new(store);
     let order = Order { len: store.len(), shuffle: config.data.shuffle, seed: config.train.seed };
@@ -270,11 +261,16 @@ fn report_outcome(run: &Run, outcome: Outcome) -> Result<()> {
             );
             Err(Error::Interrupted)
         }
-        Outcome::Alarmed { step, checkpoint, alarm } => Err(Error::Check(format!(
-            "stopped after step {step} by {alarm}\neverything is in {}\nhint: to go on nevertheless, the same command with \
-             --resume --set guard.RULE.action=warn",
-            checkpoint.display()
-        ))),
+        Outcome::Alarmed { step, checkpoint, stop } => {
+            let warn = stop.rules.iter().map(|rule| format!(" --set guard.{}.action=warn", rule.word()));
+            Err(Error::Check(format!(
+                "stopped after step {step} by {}\neverything is in {}\nhint: to go on nevertheless, the same command \
+                 with --resume{}",
+                stop.message,
+                checkpoint.display(),
+                warn.collect::<String>()
+            )))
+        }
         Outcome::Finished { steps, report, best, stopped_early, alarm } => {
             let early = if stopped_early { ", stopped early" } else { "" };
             eprintln!("finished after {steps} steps{early}: {folder}/final");

@@ -82,8 +82,9 @@ impl RunConfig {
 
     /// Whether a run that was started with `before` may go on with `self`.
     ///
-    /// What only says where and how often (device, memory, checkpoints, logs), and what raises an alarm, may change;
-    /// everything that results depend on may not.
+    /// What only says where, in what pieces and how often (device, memory, micro-batches, checkpoints, logs), and what
+    /// raises an alarm, may change; everything that results depend on may not, micro-batches included where a term
+    /// looks at them.
     ///
     /// # Errors
     /// [`Error::Config`] for the file `path` of `before`, with every line that differs.
@@ -92,6 +93,9 @@ impl RunConfig {
         allowed.train.device = self.train.device;
         allowed.train.activations = self.train.activations;
         allowed.train.memory_budget_gib = self.train.memory_budget_gib;
+        if !before.objective.iter().any(objective::Config::couples_micro_batches) {
+            allowed.train.micro_batch_tokens = self.train.micro_batch_tokens;
+        }
         allowed.train.save_every = self.train.save_every;
         allowed.train.keep_last = self.train.keep_last;
         allowed.guard = self.guard.clone();
@@ -235,6 +239,7 @@ mod tests {
             "train.save_every=5",
             "train.keep_last=9",
             "train.activations=keep",
+            "train.micro_batch_tokens=7",
             "log.tensorboard=true",
         ];
         parse(&change).check_can_resume(&before, path).unwrap();
@@ -256,5 +261,11 @@ mod tests {
         assert!(found[2].starts_with("train.max_steps: found 3, expected nothing"), "{found:?}");
         let term = r#"objective=[{kind="hinge"},{kind="center"}]"#;
         assert_eq!(problems(&[term]).len(), 2, "a term more is a difference");
+
+        let by_micro_batch = r#"objective=[{kind="hinge"},{kind="sum-to-zero",scope="micro-batch"}]"#;
+        let before = parse(&[by_micro_batch]);
+        let other = parse(&[by_micro_batch, "train.micro_batch_tokens=7"]);
+        let error = other.check_can_resume(&before, path).unwrap_err().to_string();
+        assert!(error.contains("train.micro_batch_tokens: found 7, expected 16384"), "{error}");
     }
 }

@@ -135,17 +135,24 @@ fn ranked_row(example: Example, policy: Pairing, max_responses: usize, seed: u64
             () => DropReason::Empty,
         });
     }
-    if policy == Pairing::Listwise {
-        let mut paired = list(&example, usable, max_responses, seed, row);
-        if paired.dropped.is_empty() {
-            let empty = scored.iter().filter(|(response, _)| is_empty(response)).count();
-            paired.left_out.extend(std::iter::repeat_n(DropReason::Unscored, total - scored.len()));
-            paired.left_out.extend(std::iter::repeat_n(DropReason::Empty, empty));
+    let mut rng = rng::stream(seed, "pairing", row);
+    let couples = match policy {
+        Pairing::Listwise => {
+            let mut paired = list(&example, usable, max_responses, seed, row);
+            if paired.dropped.is_empty() {
+                let empty = scored.iter().filter(|(response, _)| is_empty(response)).count();
+                paired.left_out.extend(std::iter::repeat_n(DropReason::Unscored, total - scored.len()));
+                paired.left_out.extend(std::iter::repeat_n(DropReason::Empty, empty));
+            }
+            return paired;
         }
-        return paired;
-    }
+        Pairing::RandomTwo => vec![random_two(usable.len(), &mut rng)],
+        Pairing::BestRandom => vec![best_random(&usable, &mut rng)],
+        Pairing::BestWorst => vec![best_worst(&usable)],
+        Pairing::All => all(usable.len()),
+    };
     let mut paired = Paired::default();
-    for (a, b) in couples(&usable, policy, seed, row) {
+    for (a, b) in couples {
         let ((a, a_score), (b, b_score)) = (usable[a], usable[b]);
         let (chosen, rejected) = if a_score >= b_score { (a, b) } else { (b, a) };
         match unusable(chosen, rejected, a_score == b_score) {
@@ -195,30 +202,34 @@ fn list(
     Paired { lists: vec![record], dropped: Vec::new(), left_out }
 }
 
-/// Positions in `usable`, which has at least two entries; the first of equals is the best, or the worst.
-fn couples(usable: &[(&Response, f64)], policy: Pairing, seed: u64, row: u64) -> Vec<(usize, usize)> {
-    let count = usable.len();
-    let mut rng = rng::stream(seed, "pairing", row);
-    let extreme = |better: fn(f64, f64) -> bool| {
-        (1..count).fold(0, |best, i| if better(usable[i].1, usable[best].1) { i } else { best })
-    };
-    let best = extreme(|a, b| a > b);
-    match policy {
-        Pairing::RandomTwo => {
-            let first = below(&mut rng, count);
-            vec![(first, other_than(first, count, &mut rng))]
-        }
-        Pairing::BestRandom => vec![(best, other_than(best, count, &mut rng))],
-        Pairing::BestWorst => match extreme(|a, b| a < b) {
-            // The first is best and worst where all scores are equal; beside the second, it is dropped as tied.
-            worst if worst == best => vec![(0, 1)],
-            worst => vec![(best, worst)],
-        },
-        // A list has no couples of its own; all of them are what it says.
-        Pairing::All | Pairing::Listwise => {
-            (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect()
-        }
+/// Positions of two responses out of `count`, at least two.
+type Couple = (usize, usize);
+
+fn random_two(count: usize, rng: &mut impl Rng) -> Couple {
+    let first = below(rng, count);
+    (first, other_than(first, count, rng))
+}
+
+fn best_random(usable: &[(&Response, f64)], rng: &mut impl Rng) -> Couple {
+    let best = extreme(usable, |a, b| a > b);
+    (best, other_than(best, usable.len(), rng))
+}
+
+fn best_worst(usable: &[(&Response, f64)]) -> Couple {
+    match (extreme(usable, |a, b| a > b), extreme(usable, |a, b| a < b)) {
+        // The first is best and worst where all scores are equal; beside the second, it is dropped as tied.
+        (best, worst) if worst == best => (0, 1),
+        couple => couple,
     }
+}
+
+fn all(count: usize) -> Vec<Couple> {
+    (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect()
+}
+
+/// The best by `better`; of equals the first.
+fn extreme(usable: &[(&Response, f64)], better: impl Fn(f64, f64) -> bool) -> usize {
+    (1..usable.len()).fold(0, |best, i| if better(usable[i].1, usable[best].1) { i } else { best })
 }
 
 fn other_than(taken: usize, count: usize, rng: &mut impl Rng) -> usize {

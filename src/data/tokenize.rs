@@ -35,7 +35,7 @@ impl AsRef<[Vec<u32>]> for TokenGroup {
 /// The responses to one prompt ready for training, best first: a pair, which is a list of two, or more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenList {
-    /// Position in the store; names the list in messages.
+    /// Position in the store, the same in every epoch: it decides which heads of an ensemble learn from the list.
     pub index: u64,
     /// `file:line` of the row it came from.
     pub origin: String,

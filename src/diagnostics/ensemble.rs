@@ -1,6 +1,6 @@
 //! What the heads of an ensemble make of a step beside their mean.
 
-use super::moments::moments;
+use super::accuracy;
 use crate::data::Ranking;
 
 /// Of one optimizer step.
@@ -12,27 +12,13 @@ pub struct EnsembleDiagnostics {
     pub accuracy_min: f64,
 }
 
-/// Diagnostics from the rewards of a step by every head, [K][S], list by list with the gold order of each; `None` for
-/// one head.
-pub fn ensemble(by_head: &[Vec<f64>], rankings: &[&Ranking]) -> Option<EnsembleDiagnostics> {
-    let sequences = by_head.first().filter(|_| by_head.len() > 1)?.len();
-    let spread = |sequence: usize| {
-        let rewards: Vec<f64> = by_head.iter().map(|head| head[sequence]).collect();
-        moments(&rewards).variance.sqrt()
-    };
-    let accuracy = |head: &Vec<f64>| {
-        let (mut start, mut pairs, mut right) = (0, 0, 0);
-        for ranking in rankings {
-            let rewards = &head[start..start + ranking.responses()];
-            start += rewards.len();
-            pairs += ranking.pairs().count();
-            right += ranking.pairs().filter(|&(better, worse)| rewards[better] > rewards[worse]).count();
-        }
-        right as f64 / pairs as f64
-    };
-    Some(EnsembleDiagnostics {
-        spread_mean: (0..sequences).map(spread).sum::<f64>() / sequences as f64,
-        accuracy_min: by_head.iter().map(accuracy).fold(f64::INFINITY, f64::min),
+/// Diagnostics from the rewards of a step by every head, [K][S], list by list with the gold order of each, and from
+/// their deviations over the heads, [S]; `None` for one head.
+pub fn ensemble(by_head: &[Vec<f64>], spreads: &[f64], rankings: &[&Ranking]) -> Option<EnsembleDiagnostics> {
+    let accuracies = by_head.iter().map(|rewards| accuracy(rewards, rankings));
+    (by_head.len() > 1).then(|| EnsembleDiagnostics {
+        spread_mean: spreads.iter().sum::<f64>() / spreads.len() as f64,
+        accuracy_min: accuracies.fold(f64::INFINITY, f64::min),
     })
 }
 
@@ -43,18 +29,19 @@ mod tests {
     #[test]
     fn the_worst_head_and_the_mean_spread() {
         let by_head = [vec![1.0, 0.0, 3.0, 2.0], vec![3.0, 0.0, 2.0, 2.0]];
-        // Deviations 1, 0, 0.5 and 0; the second head ties on the second pair.
+        let spreads = [1.0, 0.0, 0.5, 0.0];
+        // The second head ties on the second pair.
         let expected = EnsembleDiagnostics { spread_mean: 0.375, accuracy_min: 0.5 };
         let pair = Ranking::pair();
-        assert_eq!(ensemble(&by_head, &[&pair, &pair]), Some(expected));
-        assert_eq!(ensemble(&by_head[..1], &[&pair, &pair]), None);
+        assert_eq!(ensemble(&by_head, &spreads, &[&pair, &pair]), Some(expected));
+        assert_eq!(ensemble(&by_head[..1], &[], &[&pair, &pair]), None);
     }
 
     #[test]
     fn a_list_is_judged_by_every_pair_that_differs_in_gold() {
         let list = Ranking::new(vec![0, 0, 1]).unwrap();
         let by_head = [vec![1.0, 2.0, 1.5, 1.0, 0.0], vec![3.0, 2.0, 1.0, 0.0, 1.0]];
-        let found = ensemble(&by_head, &[&list, &Ranking::pair()]).unwrap();
+        let found = ensemble(&by_head, &[1.0; 5], &[&list, &Ranking::pair()]).unwrap();
         // The first head has (1, 2) and the pair right, the second (0, 2) and (1, 2).
         assert_eq!(found.accuracy_min, 2.0 / 3.0);
     }

@@ -51,21 +51,16 @@ pub fn step(hidden: &[f32], rewards: &[f64], rankings: &[&Ranking], head: &[f32]
     let norms: Vec<f64> = hidden.chunks_exact(width).map(norm).collect();
     let head_norm = norm(head);
     let state = |sequence: usize| &hidden[sequence * width..][..width];
-    let (mut pairs, mut right, mut ties) = (0, 0, 0);
+    let (mut pairs, mut ties) = (0, 0);
     let (mut margins, mut differences) = (0.0, 0.0);
     let (mut better_norms, mut worse_norms) = (0.0, 0.0);
-    let mut start = 0;
-    for ranking in rankings {
-        for (better, worse) in ranking.pairs().map(|(better, worse)| (start + better, start + worse)) {
-            pairs += 1;
-            right += usize::from(rewards[better] > rewards[worse]);
-            ties += u64::from(rewards[better] == rewards[worse]);
-            margins += rewards[better] - rewards[worse];
-            better_norms += norms[better];
-            worse_norms += norms[worse];
-            differences += squares(state(better).iter().zip(state(worse)).map(|(b, w)| b - w)).sqrt();
-        }
-        start += ranking.responses();
+    for (better, worse) in pairs_of(rankings) {
+        pairs += 1;
+        ties += u64::from(rewards[better] == rewards[worse]);
+        margins += rewards[better] - rewards[worse];
+        better_norms += norms[better];
+        worse_norms += norms[worse];
+        differences += squares(state(better).iter().zip(state(worse)).map(|(b, w)| b - w)).sqrt();
     }
     let count = pairs as f64;
     let cosines = rewards.iter().zip(&norms).map(|(r, norm)| {
@@ -76,7 +71,7 @@ pub fn step(hidden: &[f32], rewards: &[f64], rankings: &[&Ranking], head: &[f32]
     let reward = moments(rewards);
     StepDiagnostics {
         pairs,
-        accuracy: right as f64 / count,
+        accuracy: accuracy(rewards, rankings),
         ties,
         margin_mean: margins / count,
         reward_mean: reward.mean,
@@ -91,6 +86,26 @@ pub fn step(hidden: &[f32], rewards: &[f64], rankings: &[&Ranking], head: &[f32]
         hidden_diff_norm_mean: differences / count,
         cos_mean: cosines.sum::<f64>() / rewards.len() as f64,
     }
+}
+
+/// Share of the pairs that differ in gold whose better response has the strictly higher of the `rewards` [S].
+fn accuracy(rewards: &[f64], rankings: &[&Ranking]) -> f64 {
+    let (mut pairs, mut right) = (0usize, 0usize);
+    for (better, worse) in pairs_of(rankings) {
+        pairs += 1;
+        right += usize::from(rewards[better] > rewards[worse]);
+    }
+    right as f64 / pairs as f64
+}
+
+/// Every (better, worse) of every list, by their places in the step.
+fn pairs_of(rankings: &[&Ranking]) -> impl Iterator<Item = (usize, usize)> {
+    let mut end = 0;
+    rankings.iter().flat_map(move |ranking| {
+        let start = end;
+        end += ranking.responses();
+        ranking.pairs().map(move |(better, worse)| (start + better, start + worse))
+    })
 }
 
 /// Euclidean norm of a vector.

@@ -1,7 +1,9 @@
 //! The cache on disk, in `huggingface_hub`'s layout:
 //! `KIND--OWNER--NAME/{blobs/ETAG, snapshots/COMMIT/FILE -> blob, refs/REVISION}` and `.locks`.
 
-use super::{CONFIG, SINGLE_WEIGHTS, WEIGHTS_INDEX, Wanted, create_parent, source};
+use super::{
+    CONFIG, ENSEMBLE_COUNT_KEY, ENSEMBLE_HEADS, SINGLE_WEIGHTS, WEIGHTS_INDEX, Wanted, create_parent, source,
+};
 use crate::base::{Error, Result, atomic};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -107,6 +109,9 @@ pub(super) fn missing_file(snapshot: &Path, wanted: Wanted) -> Option<String> {
     match wanted {
         Wanted::Tokenizer => absent("tokenizer.json").then(|| "tokenizer.json".to_owned()),
         Wanted::Model if absent(CONFIG) => Some(CONFIG.to_owned()),
+        Wanted::Model if absent(ENSEMBLE_HEADS) && counts_heads(&snapshot.join(CONFIG)) => {
+            Some(ENSEMBLE_HEADS.to_owned())
+        }
         Wanted::Model if !absent(SINGLE_WEIGHTS) => None,
         Wanted::Model if absent(WEIGHTS_INDEX) => Some(SINGLE_WEIGHTS.to_owned()),
         Wanted::Model => match shards_of(&snapshot.join(WEIGHTS_INDEX)) {
@@ -114,6 +119,13 @@ pub(super) fn missing_file(snapshot: &Path, wanted: Wanted) -> Option<String> {
             Err(_) => Some(WEIGHTS_INDEX.to_owned()),
         },
     }
+}
+
+/// Whether a config.json says that heads lie beside the weights. One that cannot be read says nothing here; whoever loads
+/// the model says what is wrong with it.
+fn counts_heads(config: &Path) -> bool {
+    let json = std::fs::read(config).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    json.and_then(|json| json.get(ENSEMBLE_COUNT_KEY).map(|count| !count.is_null())).unwrap_or(false)
 }
 
 /// The files that an index of shards names, each known to stay inside the folder.
@@ -186,6 +198,10 @@ mod tests {
         write("1.safetensors", "");
         assert_eq!(missing().as_deref(), Some("2.safetensors"));
         write("2.safetensors", "");
+        assert_eq!(missing(), None);
+        write("config.json", r#"{"rmtrain_heads": 4}"#);
+        assert_eq!(missing().as_deref(), Some("heads.safetensors"));
+        write("heads.safetensors", "");
         assert_eq!(missing(), None);
         write(WEIGHTS_INDEX, r#"{"weight_map":{"a":"../1.safetensors"}}"#);
         assert_eq!(missing().as_deref(), Some(WEIGHTS_INDEX));

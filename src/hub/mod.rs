@@ -42,7 +42,10 @@ const TOKENIZER_FILES: &[&str] = &[
 ];
 const GENERATION_CONFIG: &str = "generation_config.json";
 /// The heads of an ensemble, beside the weights.
-const ENSEMBLE_HEADS: &str = "heads.safetensors";
+pub const ENSEMBLE_HEADS: &str = "heads.safetensors";
+/// The key of config.json that counts them. Without the file such a model is another one, its mean head alone; and other
+/// tools, which fill the same cache, do not know that it is part of the model.
+pub const ENSEMBLE_COUNT_KEY: &str = "rmtrain_heads";
 
 /// The folder of a model: `source` itself where it is a folder, else the hub model `OWNER/NAME`, downloaded.
 ///
@@ -318,7 +321,7 @@ impl<'s> Repo<'s> {
             }
         }
         if wanted == Wanted::Model {
-            // Before the weights: a folder with weights counts as complete.
+            // Before the weights: with those, and without a count in config.json, a folder counts as complete.
             if has(ENSEMBLE_HEADS) {
                 fetch(ENSEMBLE_HEADS)?;
             }

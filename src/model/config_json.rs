@@ -10,6 +10,7 @@ mod rope;
 
 use super::config::Dtype;
 use super::decoder_config::{DecoderConfig, Family};
+use super::ensemble_file;
 use crate::base::{Error, Result, atomic};
 use fields::Fields;
 pub use gating::GatingConfig;
@@ -36,6 +37,8 @@ pub struct ModelConfig {
     pub head: HeadKind,
     /// The gate's shape, with [`HeadKind::RewardModelWithGating`].
     pub gating: Option<GatingConfig>,
+    /// The heads of an ensemble, with [`HeadKind::SequenceClassification`], where the file counts them.
+    pub heads: Option<usize>,
     /// The whole file, for an export that keeps what we do not interpret.
     pub json: Map<String, Value>,
 }
@@ -111,7 +114,9 @@ pub fn read_config(folder: &Path) -> Result<ModelConfig> {
         Err(error) => return fail(format!("not a JSON object: {error}")),
     };
     match parse(&json, Strictness::HuggingFace) {
-        Ok(Parsed { decoder, head: Some(head), gating }) => Ok(ModelConfig { decoder, head, gating, json }),
+        Ok(Parsed { decoder, head: Some(head), gating, heads }) => {
+            Ok(ModelConfig { decoder, head, gating, heads, json })
+        }
         Ok(Parsed { head: None, .. }) => {
             fail(format!("architectures: missing, expected one of {}", architectures()))
         }
@@ -125,7 +130,7 @@ pub fn read_config(folder: &Path) -> Result<ModelConfig> {
 /// Writes `config.json` of an exported reward model (`..ForSequenceClassification` with one label).
 ///
 /// `original` is kept key by key, in order, but for what the export decides: `architectures`, `model_type`,
-/// the label maps, `pad_token_id` and the precision. Shape keys that `original` leaves to defaults are written
+/// the label maps, `pad_token_id`, the precision and, with more than one of `heads`, their number. Shape keys that `original` leaves to defaults are written
 /// out, since the libraries' defaults differ.
 ///
 /// # Errors
@@ -136,8 +141,9 @@ pub fn write_config(
     decoder: &DecoderConfig,
     pad_token_id: u32,
     dtype: Dtype,
+    heads: usize,
 ) -> Result<()> {
-    let json = export::export(original, decoder, pad_token_id, dtype);
+    let json = export::export(original, decoder, pad_token_id, dtype, heads);
     atomic::write(&folder.join(FILE_NAME), |out| {
         use std::io::Write;
         serde_json::to_writer_pretty(&mut *out, &json)?;
@@ -168,6 +174,7 @@ struct Parsed {
     decoder: DecoderConfig,
     head: Option<HeadKind>,
     gating: Option<GatingConfig>,
+    heads: Option<usize>,
 }
 
 fn parse(json: &Map<String, Value>, strictness: Strictness) -> Result<Parsed, Vec<String>> {
@@ -231,9 +238,10 @@ fn parse(json: &Map<String, Value>, strictness: Strictness) -> Result<Parsed, Ve
             (attention_bias, attention_bias, fields.flag("mlp_bias", false))
         }
     };
-    if head == Some(HeadKind::SequenceClassification) {
+    let heads = (head == Some(HeadKind::SequenceClassification)).then(|| {
         check_single_label(&mut fields);
-    }
+        head_count(&mut fields)
+    });
     // A gated model's labels say nothing: its score is one number whatever they count.
     let is_gated = head == Some(HeadKind::RewardModelWithGating);
     let gating = is_gated.then(|| gating::read(&mut fields, vocab_size)).flatten();
@@ -267,7 +275,7 @@ fn parse(json: &Map<String, Value>, strictness: Strictness) -> Result<Parsed, Ve
     })();
     // Whatever is absent has left a problem behind; this is for the compiler, and honest if that ever changes.
     config
-        .map(|decoder| Parsed { decoder, head, gating })
+        .map(|decoder| Parsed { decoder, head, gating, heads: heads.flatten() })
         .ok_or_else(|| vec!["the shape is incomplete".to_owned()])
 }
 
@@ -390,6 +398,23 @@ fn check_single_label(fields: &mut Fields) {
     {
         fields.problem(format!("num_labels: found {}, expected 1 (a reward is one number)", shown(count)));
     }
+}
+
+/// The heads of an ensemble; one head is not counted.
+fn head_count(fields: &mut Fields) -> Option<usize> {
+    let value = fields.get(ensemble_file::COUNT_KEY)?;
+    let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let count = count.filter(|n| (2..=ensemble_file::MAX_HEADS).contains(n));
+    if count.is_none() {
+        fields.problem(format!(
+            "{}: found {}, expected a whole number from 2 to {}, the heads in {}",
+            ensemble_file::COUNT_KEY,
+            shown(value),
+            ensemble_file::MAX_HEADS,
+            ensemble_file::FILE
+        ));
+    }
+    count
 }
 
 /// JSON in a message, kept short.

@@ -1,16 +1,19 @@
 //! `heads.safetensors`: the heads of an ensemble, beside the weights of a one-label model whose `score.weight` is their
-//! mean. Whoever does not know the file has a sound reward model.
+//! mean. Whoever does not know the file has a sound reward model. `config.json` counts the heads, so that a folder that has
+//! lost the file is not taken for a model of one head; folders from before that key have none.
 
 use super::decoder_config::HEAD_WEIGHT;
 use super::reward_head::Heads;
 use super::weights::{StoredDtype, TensorSpec, Values, WeightFiles, write_safetensors};
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The file's name in a model folder.
-pub const FILE: &str = "heads.safetensors";
+pub const FILE: &str = hub::ENSEMBLE_HEADS;
+/// The key of `config.json` that says how many heads the file has.
+pub const COUNT_KEY: &str = hub::ENSEMBLE_COUNT_KEY;
 /// Its one tensor, [K, H] in f32; and the parameter that is trained in place of `score.weight`.
 pub const HEADS_WEIGHT: &str = "heads.weight";
 /// Most heads of one model.
@@ -38,18 +41,28 @@ pub fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// How many heads of `width` values the folder's file says it holds; `None` without such a file.
+/// How many heads of `width` values the folder's file says it holds; `None` without such a file. `expected` are those
+/// that `config.json` counts.
 ///
 /// # Errors
-/// [`Error::Model`] for a file that is none of ours: another tensor, another shape.
-pub fn count(folder: &Path, width: usize) -> Result<Option<usize>> {
-    open(folder, width).map(|opened| opened.map(|(_, count)| count))
+/// [`Error::Model`] for a file that is none of ours (another tensor, another shape), for another number of heads than
+/// `expected`, and for a file that is expected and not there.
+pub fn count(folder: &Path, width: usize, expected: Option<usize>) -> Result<Option<usize>> {
+    open(folder, width, expected).map(|opened| opened.map(|(_, count)| count))
 }
 
-fn open(folder: &Path, width: usize) -> Result<Option<(WeightFiles, usize)>> {
+fn open(folder: &Path, width: usize, expected: Option<usize>) -> Result<Option<(WeightFiles, usize)>> {
     let path = folder.join(FILE);
     if !path.exists() {
-        return Ok(None);
+        let missing = |count: usize| {
+            let reason = format!(
+                "found no such file, expected the {count} heads that {COUNT_KEY} in config.json counts; \
+                 {HEAD_WEIGHT} is only their mean. Copy the file from where the folder comes from, or take {COUNT_KEY} \
+                 out of config.json to use the mean as a model of one head"
+            );
+            Error::model(&path, reason)
+        };
+        return expected.map_or(Ok(None), |count| Err(missing(count)));
     }
     let files = WeightFiles::open_file(&path)?;
     let count = match files.info(HEADS_WEIGHT).map(|info| info.shape.as_slice()) {
@@ -69,17 +82,29 @@ fn open(folder: &Path, width: usize) -> Result<Option<(WeightFiles, usize)>> {
             return Err(Error::model(&path, reason));
         }
     };
+    if let Some(expected) = expected.filter(|expected| *expected != count) {
+        let reason = format!(
+            "found {count} heads, expected {expected} as {COUNT_KEY} in config.json has it: the two are not of one save"
+        );
+        return Err(Error::model(&path, reason));
+    }
     files.verify(&[(HEADS_WEIGHT.to_owned(), vec![count, width])], |_| false)?;
     Ok(Some((files, count)))
 }
 
-/// The folder's heads, whose mean must be the `score.weight` of `weights`; `None` without such a file.
+/// The folder's heads, whose mean must be the `score.weight` of `weights`; `None` without such a file. `expected` are
+/// those that `config.json` counts.
 ///
 /// # Errors
 /// [`Error::Model`] as for [`count`], for a weight that is not finite, and for heads with another mean, which names
 /// both files; [`Error::Io`].
-pub fn read(folder: &Path, weights: &WeightFiles, width: usize) -> Result<Option<Heads>> {
-    let Some((files, count)) = open(folder, width)? else { return Ok(None) };
+pub fn read(
+    folder: &Path,
+    weights: &WeightFiles,
+    width: usize,
+    expected: Option<usize>,
+) -> Result<Option<Heads>> {
+    let Some((files, count)) = open(folder, width, expected)? else { return Ok(None) };
     let heads = Heads::new(files.read_f32(HEADS_WEIGHT, &[count, width])?, width);
     let score = weights.read_f32(HEAD_WEIGHT, &[1, width])?;
     let (relative, least) = rounding(weights.info(HEAD_WEIGHT).map_or(StoredDtype::F32, |info| info.dtype));
@@ -125,7 +150,7 @@ mod tests {
     }
 
     fn read_back(folder: &tempfile::TempDir) -> Result<Option<Heads>> {
-        read(folder.path(), &WeightFiles::open(folder.path()).unwrap(), 3)
+        read(folder.path(), &WeightFiles::open(folder.path()).unwrap(), 3, None)
     }
 
     fn heads() -> Heads {
@@ -139,11 +164,28 @@ mod tests {
             assert_eq!(read_back(&folder).unwrap(), None);
             write(folder.path(), &heads()).unwrap();
             assert_eq!(read_back(&folder).unwrap(), Some(heads()));
-            assert_eq!(count(folder.path(), 3).unwrap(), Some(3));
+            assert_eq!(count(folder.path(), 3, None).unwrap(), Some(3));
             remove(folder.path()).unwrap();
             remove(folder.path()).unwrap();
-            assert_eq!(count(folder.path(), 3).unwrap(), None);
+            assert_eq!(count(folder.path(), 3, None).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn heads_are_those_that_the_configuration_counts() {
+        let folder = folder(&heads().mean(), Dtype::F32);
+        let weights = WeightFiles::open(folder.path()).unwrap();
+        let refused = |expected: usize, needle: &str| {
+            let error = count(folder.path(), 3, Some(expected)).unwrap_err().to_string();
+            assert!(error.contains(FILE) && error.contains(needle), "no {needle:?} in {error}");
+            let whole = read(folder.path(), &weights, 3, Some(expected)).unwrap_err().to_string();
+            assert_eq!(whole, error);
+        };
+        refused(3, "found no such file, expected the 3 heads that rmtrain_heads in config.json counts");
+        write(folder.path(), &heads()).unwrap();
+        assert_eq!(count(folder.path(), 3, Some(3)).unwrap(), Some(3));
+        assert_eq!(read(folder.path(), &weights, 3, Some(3)).unwrap(), Some(heads()));
+        refused(4, "found 3 heads, expected 4 as rmtrain_heads in config.json has it");
     }
 
     #[test]
@@ -174,7 +216,7 @@ mod tests {
             .unwrap();
             let error = read_back(&folder).unwrap_err().to_string();
             assert!(error.contains(FILE) && error.contains(needle), "no {needle:?} in {error}");
-            assert_eq!(count(folder.path(), 3).unwrap_err().to_string(), error);
+            assert_eq!(count(folder.path(), 3, None).unwrap_err().to_string(), error);
         };
         let expected = "expected [K, 3] with K from 2 to 64";
         for shape in [[1, 3], [0, 3], [65, 3], [4, 2]] {

@@ -71,12 +71,13 @@ pub struct Forward {
 
 impl RewardModel {
     /// Loads a Hugging Face folder. A causal language model gets freshly drawn heads; a sequence-classification
-    /// model keeps its own, which are those of `heads.safetensors` where the folder has that file.
+    /// model keeps its own, which are those of `heads.safetensors` where the folder has that file, as it must where
+    /// `config.json` counts them.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and the key or tensor; [`Error::Tensor`] if the device refuses.
     pub fn load(folder: &Path, device: &Device, dtype: Option<Dtype>, head: HeadInit) -> Result<Self> {
-        let ModelConfig { decoder: config, head: kind, json, .. } =
+        let ModelConfig { decoder: config, head: kind, heads: expected, json, .. } =
             config_json::read_config(folder)?.trainable(folder)?;
         let files = WeightFiles::open(folder)?;
         let head_is_drawn = kind == HeadKind::CausalLm;
@@ -91,7 +92,7 @@ impl RewardModel {
             // Refused above.
             HeadKind::RewardModelWithGating => (None, 1),
             HeadKind::SequenceClassification => {
-                let heads = ensemble_file::read(folder, &files, config.hidden_size)?;
+                let heads = ensemble_file::read(folder, &files, config.hidden_size, expected)?;
                 let count = heads.as_ref().map_or(1, Heads::count);
                 (heads, count)
             }
@@ -294,14 +295,14 @@ impl RewardModel {
     /// # Errors
     /// [`Error::Model`] if a weight is not finite in `dtype`; [`Error::Io`].
     pub fn save(&self, folder: &Path, pad_token_id: u32, dtype: Dtype) -> Result<()> {
-        config_json::write_config(folder, &self.json, &self.config, pad_token_id, dtype)?;
+        let heads = self.heads()?;
+        config_json::write_config(folder, &self.json, &self.config, pad_token_id, dtype, heads.count())?;
         let tensors: Vec<TensorSpec> = self
             .config
             .parameter_shapes()
             .into_iter()
             .map(|(name, shape)| TensorSpec { name, shape, dtype: dtype.into() })
             .collect();
-        let heads = self.heads()?;
         write_model(folder, &tensors, DEFAULT_MAX_SHARD_BYTES, |spec| {
             if spec.name == HEAD_WEIGHT {
                 return Ok(Cow::Owned(heads.mean()));

@@ -47,6 +47,11 @@ impl Config {
         matches!(self, Self::NormVariance { .. })
     }
 
+    /// Whether the term's value depends on which lists are computed together.
+    pub fn couples_micro_batches(&self) -> bool {
+        matches!(self, Self::SumToZero { scope: Scope::MicroBatch, .. })
+    }
+
     /// Whether the term reads the rows' own margins.
     pub fn needs_margin_column(&self) -> bool {
         matches!(

@@ -51,8 +51,8 @@ impl Batch<'_> {
         })
     }
 
-    /// The margin of list `i`; a row without one counts as zero (where the column is required, the training loop has
-    /// refused it).
+    /// The margin of list `i`; a row without one counts as zero (where the column is required, a run refuses such a row
+    /// before its first step).
     fn margin(&self, margin: Margin, i: usize) -> f64 {
         match margin {
             Margin::None => 0.0,

@@ -1,7 +1,10 @@
 //! `[optim]`.
 
-use crate::base::reader::{NON_NEGATIVE, POSITIVE, Section, Words};
+use crate::base::reader::{NON_NEGATIVE, POSITIVE, Section, Words, list};
 use crate::base::toml_writer::{OrWord, TomlWriter, Word};
+
+const DEFAULT_DECAY_RATIO: f64 = 0.1;
+const DEFAULT_MIN_LR_RATIO: f64 = 0.0;
 
 /// The `[optim]` section.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +22,6 @@ pub struct Config {
     pub max_grad_norm: Option<f64>,
     pub schedule: Schedule,
     pub warmup: Warmup,
-    /// `wsd` only: the last part of the run in which the rate falls to zero, as a fraction of all steps.
-    pub decay_ratio: f64,
-    /// `cosine` and `wsd`: the rate at the end, as a fraction of `lr`.
-    pub min_lr_ratio: f64,
 }
 
 impl Default for Config {
@@ -38,8 +37,6 @@ impl Default for Config {
             max_grad_norm: Some(1.0),
             schedule: Schedule::Linear,
             warmup: Warmup::Ratio(0.05),
-            decay_ratio: 0.1,
-            min_lr_ratio: 0.0,
         }
     }
 }
@@ -57,12 +54,30 @@ pub enum MomentKind {
     EightBit,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the rate goes on after its warmup.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Schedule {
+    Constant,
+    /// In a straight line to zero, which the step after the last would have.
+    Linear,
+    /// In half a cosine to `min_lr_ratio`, a fraction of `lr`, which the step after the last would have.
+    Cosine {
+        min_lr_ratio: f64,
+    },
+    /// Warmup, stable, decay: constant but for the last part of the run, `decay_ratio` of all steps, in which it falls in
+    /// a straight line to `min_lr_ratio`, a fraction of `lr`, which the step after the last would have.
+    Wsd {
+        decay_ratio: f64,
+        min_lr_ratio: f64,
+    },
+}
+
+/// A schedule without its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
     Constant,
     Linear,
     Cosine,
-    /// Warmup, stable, decay.
     Wsd,
 }
 
@@ -82,13 +97,70 @@ impl Words for MomentKind {
         &[("f32", MomentKind::F32), ("8-bit", MomentKind::EightBit)];
 }
 
-impl Words for Schedule {
+impl Words for Course {
     const WORDS: &'static [(&'static str, Self)] = &[
-        ("constant", Schedule::Constant),
-        ("linear", Schedule::Linear),
-        ("cosine", Schedule::Cosine),
-        ("wsd", Schedule::Wsd),
+        ("constant", Course::Constant),
+        ("linear", Course::Linear),
+        ("cosine", Course::Cosine),
+        ("wsd", Course::Wsd),
     ];
+}
+
+impl Schedule {
+    /// The keys that only some schedules have, with these.
+    const KEYS: [(&'static str, &'static [Course]); 2] =
+        [("decay_ratio", &[Course::Wsd]), ("min_lr_ratio", &[Course::Cosine, Course::Wsd])];
+
+    fn course(self) -> Course {
+        match self {
+            Self::Constant => Course::Constant,
+            Self::Linear => Course::Linear,
+            Self::Cosine { .. } => Course::Cosine,
+            Self::Wsd { .. } => Course::Wsd,
+        }
+    }
+
+    /// Reads the schedule with its keys. Those of another one are refused: they would change nothing.
+    fn read(section: &mut Section<'_>) -> Self {
+        let is_given = section.place_of("schedule").is_some();
+        // `None` for a word that is no schedule: which keys go with it is not known then.
+        let course = section.word("schedule").or((!is_given).then_some(Course::Linear));
+        let mut ratio = |key: &'static str| section.number(key, 0.0..=1.0);
+        let schedule = match course {
+            Some(Course::Constant) => Self::Constant,
+            Some(Course::Linear) | None => Self::Linear,
+            Some(Course::Cosine) => {
+                Self::Cosine { min_lr_ratio: ratio("min_lr_ratio").unwrap_or(DEFAULT_MIN_LR_RATIO) }
+            }
+            Some(Course::Wsd) => Self::Wsd {
+                decay_ratio: ratio("decay_ratio").unwrap_or(DEFAULT_DECAY_RATIO),
+                min_lr_ratio: ratio("min_lr_ratio").unwrap_or(DEFAULT_MIN_LR_RATIO),
+            },
+        };
+        for (key, courses) in Self::KEYS {
+            let (Some(left), Some(course)) = (section.take(key), course) else { continue };
+            let words: Vec<&str> = courses.iter().map(|course| course.word()).collect();
+            let text = format!(
+                "found with schedule = {:?}, which does not use it; expected no such key, or schedule = {}",
+                course.word(),
+                list(&words)
+            );
+            section.problem(Some(left.place), key, &text);
+        }
+        schedule
+    }
+
+    /// Writes the schedule's own keys; its name stands before the warmup.
+    fn write_keys(self, out: &mut TomlWriter) {
+        match self {
+            Self::Constant | Self::Linear => {}
+            Self::Cosine { min_lr_ratio } => out.entry("min_lr_ratio", min_lr_ratio),
+            Self::Wsd { decay_ratio, min_lr_ratio } => {
+                out.entry("decay_ratio", decay_ratio);
+                out.entry("min_lr_ratio", min_lr_ratio);
+            }
+        }
+    }
 }
 
 impl Config {
@@ -114,16 +186,14 @@ impl Config {
             max_grad_norm: section
                 .number_or("max_grad_norm", POSITIVE, "none")
                 .unwrap_or(default.max_grad_norm),
-            schedule: section.word("schedule").unwrap_or(default.schedule),
+            schedule: Schedule::read(&mut section),
             warmup: ratio.or(steps).unwrap_or(default.warmup),
-            decay_ratio: section.number("decay_ratio", 0.0..=1.0).unwrap_or(default.decay_ratio),
-            min_lr_ratio: section.number("min_lr_ratio", 0.0..=1.0).unwrap_or(default.min_lr_ratio),
         };
         section.finish();
         config
     }
 
-    /// Writes the section with every key, of the two forms of warmup the one in force.
+    /// Writes the section with every key in force: of the two forms of warmup one, and those that the schedule has.
     pub(crate) fn write(&self, out: &mut TomlWriter) {
         out.header("[optim]");
         out.entry("kind", Word(self.kind));
@@ -134,12 +204,11 @@ impl Config {
         out.entry("weight_decay", self.weight_decay);
         out.entry("decay_head", self.decay_head);
         out.entry("max_grad_norm", OrWord(self.max_grad_norm, "none"));
-        out.entry("schedule", Word(self.schedule));
+        out.entry("schedule", Word(self.schedule.course()));
         match self.warmup {
             Warmup::Ratio(ratio) => out.entry("warmup_ratio", ratio),
             Warmup::Steps(steps) => out.entry("warmup_steps", steps),
         }
-        out.entry("decay_ratio", self.decay_ratio);
-        out.entry("min_lr_ratio", self.min_lr_ratio);
+        self.schedule.write_keys(out);
     }
 }

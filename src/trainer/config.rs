@@ -35,7 +35,7 @@ pub struct Config {
     pub best_metric: Option<String>,
     /// How the step's activations are held; `Auto` chooses from `memory_budget_gib`.
     pub activations: Activations,
-    /// Memory that may be used. `None`: what the machine has free at the start.
+    /// Memory that may be used, weights included. `None`: them and most of what is free beside them at the start.
     pub memory_budget_gib: Option<f64>,
 }
 

@@ -1,7 +1,7 @@
 //! The loop: step, gate, clip, update, log, evaluate, save, resume.
 
 use super::config::{Config, Duration};
-use super::guard::{self, Alarm, Guard};
+use super::guard::{self, Alarm, Guard, Stop};
 use super::head_share::HeadShare;
 use super::log::{self, Log};
 use super::memory::Memory;
@@ -79,7 +79,7 @@ pub enum Outcome {
         alarm: Option<String>,
     },
     /// An alarm ended the run; the checkpoint has everything.
-    Alarmed { step: u64, checkpoint: PathBuf, alarm: String },
+    Alarmed { step: u64, checkpoint: PathBuf, stop: Stop },
     /// The user asked to stop; the checkpoint has everything.
     Interrupted { step: u64, checkpoint: PathBuf },
 }
@@ -94,7 +94,7 @@ pub fn fit(setup: Setup) -> Result<Outcome> {
     let (mut run, batches) = Run::start(setup)?;
     match run.train(batches) {
         Ok(End::Interrupted) => run.interrupted(),
-        Ok(End::Alarmed(alarm)) => run.alarmed(alarm),
+        Ok(End::Alarmed(stop)) => run.alarmed(stop),
         Ok(End::Finished) => run.finish(false),
         Ok(End::StoppedEarly) => run.finish(true),
         Err(error) => {
@@ -110,7 +110,7 @@ enum End {
     Finished,
     StoppedEarly,
     Interrupted,
-    Alarmed(String),
+    Alarmed(Stop),
 }
 
 fn is_due(every: Option<u64>, step: u64) -> bool {
@@ -143,6 +143,7 @@ struct Run<'a> {
     /// of the next.
     updating: bool,
     report: Option<EvalReport>,
+    /// The step whose checkpoint is on disk and holds all of `state`.
     saved_step: Option<u64>,
 }
 
@@ -176,14 +177,14 @@ impl<'a> Run<'a> {
         checkpoint::remove_temporaries(folder)?;
         let log = Log::open(folder, setup.log, state.metrics_bytes)?;
         let warmup = schedule::warmup_steps(optim, setup.total_steps);
-        let guard = Guard::replay(setup.guard, warmup, &Log::metrics_path(folder))?;
+        let (guard, untold) = Guard::replay(setup.guard, warmup, &Log::metrics_path(folder))?;
         let plan = StepPlan {
             terms: setup.objective.clone(),
             micro_batch_tokens: config.micro_batch_tokens,
             memory: setup.memory,
             head_share: HeadShare { share: setup.head_share, seed: config.seed },
         };
-        let run = Self {
+        let mut run = Self {
             folder,
             tokenizer: setup.tokenizer,
             encoder: setup.encoder,
@@ -207,6 +208,11 @@ impl<'a> Run<'a> {
             updating: false,
             report: None,
         };
+        if !untold.is_empty() {
+            run.raise(&untold)?;
+            run.state.metrics_bytes = run.log.bytes();
+            run.saved_step = None;
+        }
         Ok((run, setup.batches))
     }
 
@@ -238,6 +244,8 @@ impl<'a> Run<'a> {
             match self.evaluate() {
                 Ok(improved) => {
                     self.state.evaluation_pending = false;
+                    // What may have been saved at this step is from before the evaluation.
+                    self.saved_step = None;
                     due |= improved;
                 }
                 // The step is done and saved; whoever resumes repeats the evaluation.
@@ -253,8 +261,8 @@ impl<'a> Run<'a> {
         if stop {
             return Ok(Some(End::StoppedEarly));
         }
-        if let Some(alarm) = self.guard.stops().filter(|_| !last) {
-            return Ok(Some(End::Alarmed(alarm)));
+        if let Some(stop) = self.guard.stops().filter(|_| !last) {
+            return Ok(Some(End::Alarmed(stop)));
         }
         Ok((interrupt::requested() && !last).then_some(End::Interrupted))
     }
@@ -272,7 +280,6 @@ impl<'a> Run<'a> {
     }
 
     fn train_step(&mut self, batch: Batch, started: Instant) -> Result<()> {
-        self.check_margins(&batch.lists)?;
         let number = batch.step;
         let lambda = lambda::at(&self.objective, number - 1, self.total_steps, self.state.lambda);
         self.plan.terms = lambda::in_force(&self.objective, lambda);
@@ -310,22 +317,9 @@ impl<'a> Run<'a> {
 
     fn raise(&mut self, alarms: &[Alarm]) -> Result<()> {
         alarms.iter().try_for_each(|alarm| {
-            self.progress.alarm(alarm.step, &alarm.message);
+            self.progress.warning(alarm.step, &alarm.message);
             self.log.append(alarm)
         })
-    }
-
-    /// A term that reads the margin column needs it in every row.
-    fn check_margins(&self, lists: &[TokenList]) -> Result<()> {
-        let needed = self.plan.terms.iter().any(objective::Config::needs_margin_column);
-        match lists.iter().find(|list| needed && list.margin.is_none()) {
-            None => Ok(()),
-            Some(list) => Err(Error::Data {
-                path: list.origin.clone().into(),
-                reason: "found no `margin`, which an objective with margin = \"column\" needs in every row"
-                    .into(),
-            }),
-        }
     }
 
     /// Evaluates every set, logs the figures, and says whether this is the best step so far.
@@ -349,19 +343,35 @@ impl<'a> Run<'a> {
             .filter_map(|(name, report)| self.guard.evaluated(self.state.step, name, report.accuracy))
             .collect();
         self.raise(&alarms)?;
+        let improved = self.judge(&splits);
         self.state.metrics_bytes = self.log.bytes();
-        let judged = judge(self.config.best_metric.as_deref(), &splits)?;
         self.report = (!splits.is_empty())
             .then(|| EvalReport::new(self.folder.display().to_string(), None, Named(splits)));
-        let Some((metric, value)) = judged else { return Ok(false) };
+        Ok(improved)
+    }
+
+    /// Whether this evaluation is better than all before it. One that lacks the figure is not: that is no reason to lose
+    /// what was trained.
+    fn judge(&mut self, splits: &[(String, SplitReport)]) -> bool {
+        let step = self.state.step;
+        let Some((metric, value)) = judge(self.config.best_metric.as_deref(), splits) else { return false };
+        let Some(value) = value else {
+            let message = format!(
+                "train.best_metric: found no {metric} in this evaluation, which counts as no better one. A set of pairs \
+                 has an accuracy alone, and a set of which no row can be judged has nothing"
+            );
+            self.progress.warning(step, &message);
+            self.state.evaluations_without_improvement += 1;
+            return false;
+        };
         let improved = self.state.best.as_ref().is_none_or(|best| value > best.value);
         if improved {
-            self.state.best = Some(Best { step: self.state.step, metric, value });
+            self.state.best = Some(Best { step, metric, value });
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
-        Ok(improved)
+        improved
     }
 
     /// Forgets the lines of an evaluation that was not finished.
@@ -376,10 +386,10 @@ impl<'a> Run<'a> {
         Ok(Outcome::Interrupted { step: self.state.step, checkpoint })
     }
 
-    fn alarmed(mut self, alarm: String) -> Result<Outcome> {
+    fn alarmed(mut self, stop: Stop) -> Result<Outcome> {
         let checkpoint = self.save()?;
         self.progress.finish();
-        Ok(Outcome::Alarmed { step: self.state.step, checkpoint, alarm })
+        Ok(Outcome::Alarmed { step: self.state.step, checkpoint, stop })
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -424,7 +434,7 @@ impl<'a> Run<'a> {
             report: self.report,
             best: self.state.best,
             stopped_early,
-            alarm: self.guard.stops(),
+            alarm: self.guard.stops().map(|stop| stop.message),
         })
     }
 }
@@ -453,33 +463,24 @@ fn verify_saved(model: &RewardModel, probe: &[TokenList], folder: &Path) -> Resu
     Ok(())
 }
 
-/// The metric that decides which step is best, and its value.
-fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Result<Option<(String, f64)>> {
+/// The figure that decides which step is best, by its name; its value, where this evaluation has one. `None` where
+/// nothing was evaluated.
+fn judge(metric: Option<&str>, splits: &[(String, SplitReport)]) -> Option<(String, Option<f64>)> {
     let Some(metric) = metric else {
-        let first = splits.first().and_then(|(name, report)| Some((name, report.metric, report.value()?)));
-        return Ok(first.map(|(name, metric, value)| {
-            let field = match metric {
-                eval::Metric::Accuracy => "accuracy",
-                eval::Metric::KendallTau => "kendall_tau",
-            };
-            (format!("{name}.{field}"), value)
-        }));
+        let (name, report) = splits.first()?;
+        let field = match report.metric {
+            eval::Metric::Accuracy => "accuracy",
+            eval::Metric::KendallTau => "kendall_tau",
+        };
+        return Some((format!("{name}.{field}"), report.value()));
     };
-    let unknown = |expected: String| {
-        Error::Usage(format!("train.best_metric: found \"{metric}\", expected {expected}"))
-    };
-    let (split, field) =
-        metric.rsplit_once('.').ok_or_else(|| unknown("SPLIT.FIELD, in-domain.accuracy say".into()))?;
-    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
-    let report = splits.iter().find(|(name, _)| name == split).map(|(_, report)| report);
-    let report = report.ok_or_else(|| unknown(format!("a split out of {}", names.join(", "))))?;
-    let value = match field {
-        "accuracy" => report.accuracy,
-        "kendall_tau" => report.kendall_tau,
-        _ => return Err(unknown("the field accuracy or kendall_tau".into())),
-    };
-    match value {
-        Some(value) => Ok(Some((metric.to_owned(), value))),
-        None => Err(unknown(format!("a figure that the split has; this one has no {field}"))),
-    }
+    let value = metric.rsplit_once('.').and_then(|(split, field)| {
+        let (_, report) = splits.iter().find(|(name, _)| name == split)?;
+        match field {
+            "accuracy" => report.accuracy,
+            "kendall_tau" => report.kendall_tau,
+            _ => None,
+        }
+    });
+    Some((metric.to_owned(), value))
 }

@@ -2,7 +2,8 @@
 //!
 //! A guard is a function of the lines of `metrics.jsonl` and nothing else, so a run that resumes has it back, to the
 //! bit, by reading them again. An alarm is raised once, when its value exceeds the threshold, and may be raised again
-//! after the value fell to [`RELEASE`] of it.
+//! after the value fell to [`RELEASE`] of it. A run may resume with other rules; what these would have raised before,
+//! and what still holds, is told then.
 
 pub mod config;
 
@@ -86,8 +87,17 @@ pub struct Guard {
     /// The last steps, a window of them at most.
     window: VecDeque<Figures>,
     baseline: Option<Baseline>,
-    /// Alarms that were raised and have not ended, with their messages.
-    raised: BTreeMap<Key, String>,
+    /// Alarms that were raised and have not ended.
+    raised: BTreeMap<Key, Alarm>,
+}
+
+/// Why a run has to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The rules whose alarms ask for it.
+    pub rules: Vec<Rule>,
+    /// What the alarms say, a line each.
+    pub message: String,
 }
 
 impl Guard {
@@ -102,21 +112,28 @@ impl Guard {
         }
     }
 
-    /// [`Guard::new`] as it was when the lines of `metrics` had been written.
+    /// [`Guard::new`] as it was when the lines of `metrics` had been written, and the alarms that hold there and that no
+    /// line tells of: those of a rule that was off, or had a higher threshold.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Checkpoint`] for a line that is none of a run's.
-    pub fn replay(config: &Config, warmup: u64, metrics: &Path) -> Result<Self> {
+    pub fn replay(config: &Config, warmup: u64, metrics: &Path) -> Result<(Self, Vec<Alarm>)> {
         let mut guard = Self::new(config, warmup);
+        // The step of the last line about each.
+        let mut told = BTreeMap::new();
         let file = std::fs::File::open(metrics).map_err(Error::io(metrics))?;
         for line in BufReader::new(file).lines() {
             let line = line.map_err(Error::io(metrics))?;
-            guard.replay_line(&line).map_err(|e| Error::checkpoint(metrics, e.to_string()))?;
+            guard.replay_line(&line, &mut told).map_err(|e| Error::checkpoint(metrics, e.to_string()))?;
         }
-        Ok(guard)
+        // A line from before the alarm was raised is of one that has ended since.
+        let is_untold = |key: &Key, alarm: &Alarm| told.get(key).is_none_or(|step| *step < alarm.step);
+        let untold = guard.raised.iter().filter(|(key, alarm)| is_untold(key, alarm));
+        let untold = untold.map(|(_, alarm)| alarm.clone()).collect();
+        Ok((guard, untold))
     }
 
-    fn replay_line(&mut self, line: &str) -> serde_json::Result<()> {
+    fn replay_line(&mut self, line: &str, told: &mut BTreeMap<Key, u64>) -> serde_json::Result<()> {
         let line: serde_json::Value = serde_json::from_str(line)?;
         match line["kind"].as_str() {
             Some("step") => {
@@ -126,7 +143,11 @@ impl Guard {
                 let EvalFigures { step, split, accuracy } = serde_json::from_value(line)?;
                 self.evaluated(step, &split, accuracy);
             }
-            // An alarm follows from the lines before it.
+            // An alarm follows from the lines before it; this one says that somebody has heard of it.
+            Some("alarm") => {
+                let AlarmFigures { step, rule, split } = serde_json::from_value(line)?;
+                told.extend(Rule::from_word(&rule).ok().map(|rule| ((rule, split), step)));
+            }
             _ => {}
         }
         Ok(())
@@ -215,10 +236,13 @@ impl Guard {
     }
 
     /// Why the run has to end here, if it has: alarms that are raised and whose action is to stop.
-    pub fn stops(&self) -> Option<String> {
+    pub fn stops(&self) -> Option<Stop> {
         let stops = self.raised.iter().filter(|((rule, _), _)| self.config.action(*rule) == Action::Stop);
-        let messages: Vec<&str> = stops.map(|(_, message)| message.as_str()).collect();
-        (!messages.is_empty()).then(|| messages.join("\n"))
+        let (mut rules, messages): (Vec<Rule>, Vec<&str>) =
+            stops.map(|((rule, _), alarm)| (*rule, alarm.message.as_str())).unzip();
+        // One of the gap for each set.
+        rules.dedup();
+        (!messages.is_empty()).then(|| Stop { rules, message: messages.join("\n") })
     }
 
     fn judge(&mut self, step: u64, key: Key, value: f64, text: String) -> Option<Alarm> {
@@ -238,16 +262,9 @@ impl Guard {
         }
         let word = rule.word();
         let message = format!("guard.{word}: {text} (threshold {threshold})");
-        let alarm = Alarm {
-            kind: "alarm",
-            step,
-            rule: word,
-            split: split.clone(),
-            value,
-            threshold,
-            message: message.clone(),
-        };
-        self.raised.insert(key, message);
+        let alarm =
+            Alarm { kind: "alarm", step, rule: word, split: split.clone(), value, threshold, message };
+        self.raised.insert(key, alarm.clone());
         Some(alarm)
     }
 
@@ -262,6 +279,14 @@ struct EvalFigures {
     step: u64,
     split: String,
     accuracy: Option<f64>,
+}
+
+/// The line of an alarm, as far as it says which one.
+#[derive(Deserialize)]
+struct AlarmFigures {
+    step: u64,
+    rule: String,
+    split: Option<String>,
 }
 
 #[cfg(test)]

@@ -148,6 +148,26 @@ impl StepSize {
     }
 }
 
+/// The bytes of a model's weights, and when they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// They are there; what is free is free beside them.
+    Loaded(u64),
+    /// They will come out of what is free now.
+    ToLoad(u64),
+}
+
+impl Weights {
+    /// What a run may hold on a device that has so many bytes free: the weights, and most of what is free beside them.
+    fn usable(self, free: u64) -> u64 {
+        let (weights, beside) = match self {
+            Self::Loaded(weights) => (weights, free),
+            Self::ToLoad(weights) => (weights, free.saturating_sub(weights)),
+        };
+        weights + (beside as f64 * SHARE_OF_FREE) as u64
+    }
+}
+
 /// Memory that a run may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -156,11 +176,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// What the configuration allows, else most of what `device` has free, on top of the `held` bytes that the run has
-    /// taken already.
-    pub fn new(config: &config::Config, device: &Device, held: u64) -> Self {
+    /// What the configuration allows, else the weights and most of what `device` has free beside them: the same for who
+    /// has loaded them and for who only plans to.
+    pub fn new(config: &config::Config, device: &Device, weights: Weights) -> Self {
         let free = || if device.is_cpu() { available_bytes() } else { device_free_bytes(device) };
-        let usable = |free: u64| (free as f64 * SHARE_OF_FREE) as u64 + held;
+        let usable = |free: u64| weights.usable(free);
         Self { bytes: config.memory_budget_gib.map(Self::gib).or_else(|| free().map(usable)) }
     }
 
@@ -259,8 +279,12 @@ impl Memory {
             .with_heads(decoder, model.head_count());
         let empty = Budget { bytes: None };
         let memory = Self::new(decoder, &storage, config, empty);
-        let held = memory.masters + memory.compute_copies;
-        Self { budget: Budget::new(config, device, held), ..memory }
+        Self { budget: Budget::new(config, device, Weights::Loaded(memory.weights())), ..memory }
+    }
+
+    /// What a model takes once it is loaded.
+    pub fn weights(&self) -> u64 {
+        self.masters + self.compute_copies
     }
 
     /// How to hold a step's activations: the first way that fits, all moments counted.
@@ -333,7 +357,7 @@ impl Memory {
         };
         let during = others + self.working(activations, size) + self.gradients(step.rows);
         let training = self.moments(rows_reached) + self.workspace + before.max(during);
-        self.masters + self.compute_copies + training.max(self.largest_parameter)
+        self.weights() + training.max(self.largest_parameter)
     }
 }
 
@@ -366,7 +390,7 @@ mod tests {
 
     fn memory(config: &config::Config, dtype: Dtype) -> Memory {
         let storage = Storage::new(&decoder(), dtype, true, Freeze::default(), MomentKind::F32);
-        Memory::new(&decoder(), &storage, config, Budget::new(config, &Device::Cpu, 0))
+        Memory::new(&decoder(), &storage, config, Budget::new(config, &Device::Cpu, Weights::ToLoad(0)))
     }
 
     /// A hundred micro-batches of a thousand tokens.
@@ -389,6 +413,16 @@ mod tests {
         assert_eq!(with(10.0), Activations::Keep);
         assert_eq!(with(0.3), Activations::Recompute);
         assert_eq!(with(0.01), Activations::RewardsFirst);
+    }
+
+    #[test]
+    fn a_plan_has_the_budget_of_the_run() {
+        let (weights, free) = (3 << 30, 10 << 30);
+        let run = Weights::Loaded(weights).usable(free - weights);
+        assert_eq!(Weights::ToLoad(weights).usable(free), run);
+        assert_eq!(run, weights + (7.0 * 0.8 * f64::from(1 << 30)) as u64);
+        // Weights that do not fit leave nothing for the rest.
+        assert_eq!(Weights::ToLoad(free).usable(weights), free);
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Progress {
         self.print(&format!("eval {split}: {name} {}{interval}", figure(report.value())));
     }
 
-    /// An alarm was raised.
-    pub fn alarm(&self, step: u64, message: &str) {
+    /// What a person should know of, an alarm say.
+    pub fn warning(&self, step: u64, message: &str) {
         self.print(&format!("warning: step {step}: {message}"));
     }
 

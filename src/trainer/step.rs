@@ -93,6 +93,7 @@ pub fn step(
     let heads = by_head.iter().zip(&learners);
     let heads: Vec<_> = heads.map(|(rewards, learns)| ensemble::Head { rewards, learns }).collect();
     let value = ensemble::evaluate(&plan.terms, batch, &heads);
+    let spreads: Vec<f64> = head_rewards.disagreements().iter().flatten().map(|heads| heads.spread).collect();
     let diagnostics = diagnostics::step(&hidden, &rewards, &rankings, &model.head_weight()?);
 
     gradients.start_step(&rows)?;
@@ -128,7 +129,7 @@ pub fn step(
         loss_bt: value.loss_bt,
         loss_bsr: value.loss_bsr,
         diagnostics,
-        ensemble: diagnostics::ensemble(by_head, &rankings),
+        ensemble: diagnostics::ensemble(by_head, &spreads, &rankings),
         grad_norm,
         head_grad_norm: norms.of(model.head()),
         sequences: rewards.len(),

@@ -453,23 +453,22 @@ fn objective() -> impl Strategy<Value = Vec<Objective>> {
 }
 
 fn optim() -> impl Strategy<Value = optim::Config> {
-    let schedule = vec![Schedule::Constant, Schedule::Linear, Schedule::Cosine, Schedule::Wsd];
+    let ratio = || number(0.0, 1.0);
+    let schedule = prop_oneof![
+        Just(Schedule::Constant),
+        Just(Schedule::Linear),
+        ratio().prop_map(|min_lr_ratio| Schedule::Cosine { min_lr_ratio }),
+        (ratio(), ratio())
+            .prop_map(|(decay_ratio, min_lr_ratio)| Schedule::Wsd { decay_ratio, min_lr_ratio }),
+    ];
     let warmup = prop_oneof![number(0.0, 1.0).prop_map(Warmup::Ratio), any::<u64>().prop_map(Warmup::Steps)];
     (
         (positive(), [number(0.0, 0.9999), number(0.0, 0.9999)], positive(), number(0.0, 2.0)),
-        (any::<bool>(), proptest::option::of(positive()), proptest::sample::select(schedule), warmup),
-        (
-            number(0.0, 1.0),
-            number(0.0, 1.0),
-            proptest::sample::select(vec![MomentKind::F32, MomentKind::EightBit]),
-        ),
+        (any::<bool>(), proptest::option::of(positive()), schedule, warmup),
+        proptest::sample::select(vec![MomentKind::F32, MomentKind::EightBit]),
     )
         .prop_map(
-            |(
-                (lr, betas, eps, weight_decay),
-                (decay_head, max_grad_norm, schedule, warmup),
-                (decay_ratio, min_lr_ratio, moments),
-            )| {
+            |((lr, betas, eps, weight_decay), (decay_head, max_grad_norm, schedule, warmup), moments)| {
                 optim::Config {
                     kind: Kind::AdamW,
                     lr,
@@ -481,8 +480,6 @@ fn optim() -> impl Strategy<Value = optim::Config> {
                     max_grad_norm,
                     schedule,
                     warmup,
-                    decay_ratio,
-                    min_lr_ratio,
                 }
             },
         )
@@ -561,6 +558,34 @@ fn a_schedule_has_its_own_keys_and_no_others() {
         let problems = parse(&format!("{SMALLEST}{}", term(lines)), &[]).expect_err(lines);
         assert!(problems.len() == 1 && problems[0].contains(needle), "{lines}: {problems:?}");
     }
+}
+
+#[test]
+fn a_learning_rate_has_the_keys_of_its_schedule_and_no_others() {
+    let optim =
+        |lines: &str| parse(&format!("{SMALLEST}[optim]\n{lines}"), &[]).map(|config| config.optim.schedule);
+    let wsd = Schedule::Wsd { decay_ratio: 0.2, min_lr_ratio: 0.0 };
+    assert_eq!(optim("schedule = \"wsd\"\ndecay_ratio = 0.2").unwrap(), wsd);
+    let cosine = Schedule::Cosine { min_lr_ratio: 0.1 };
+    assert_eq!(optim("schedule = \"cosine\"\nmin_lr_ratio = 0.1").unwrap(), cosine);
+    for (lines, needle) in [
+        (
+            "min_lr_ratio = 0.1",
+            "line 9: optim.min_lr_ratio: found with schedule = \"linear\", which does not use it; expected no such key, \
+             or schedule = \"cosine\" or \"wsd\"",
+        ),
+        ("schedule = \"constant\"\nmin_lr_ratio = 0.1", "min_lr_ratio: found with schedule = \"constant\""),
+        ("schedule = \"cosine\"\ndecay_ratio = 0.1", "decay_ratio: found with schedule = \"cosine\""),
+        ("schedule = \"wsd\"\ndecay_ratio = 2", "decay_ratio: found 2, expected a number of at least 0"),
+        // Which keys are wrong is not known before the schedule is.
+        ("schedule = \"wds\"\ndecay_ratio = 0.2", "optim.schedule: found \"wds\""),
+        ("shedule = \"wsd\"", "optim.shedule: unknown key, did you mean `schedule`?"),
+    ] {
+        let problems = optim(lines).expect_err(lines);
+        assert!(problems.len() == 1 && problems[0].contains(needle), "{lines}: {problems:?}");
+    }
+    let resolved = valid(SMALLEST, &["optim.schedule=linear"]).to_toml();
+    assert!(!resolved.contains("decay_ratio") && !resolved.contains("min_lr_ratio"), "{resolved}");
 }
 
 #[test]

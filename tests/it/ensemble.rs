@@ -91,6 +91,8 @@ fn the_mean_head_is_what_other_tools_read_and_the_heads_lie_beside_it() {
             let mean = (0..4).map(|head| f64::from(heads[head * 32 + at])).sum::<f64>() / 4.0;
             assert!((f64::from(*score) - mean).abs() < 1e-7, "{at}: {score} against {mean}");
         }
+        let config: Value = serde_json::from_slice(&fs::read(place.join("config.json")).unwrap()).unwrap();
+        assert_eq!((&config["rmtrain_heads"], &config["id2label"]), (&json!(4), &json!({"0": "LABEL_0"})));
         let apart = |a: usize, b: usize| (0..32).any(|at| heads[a * 32 + at] != heads[b * 32 + at]);
         assert!((1..4).all(|head| apart(0, head)));
     }
@@ -116,6 +118,16 @@ fn the_mean_head_is_what_other_tools_read_and_the_heads_lie_beside_it() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(needle), "no {needle:?} in {stderr}");
     }
+    // Without the file the rest is a sound model of one head, but not this one.
+    fs::remove_file(folder.path("run/final/heads.safetensors")).unwrap();
+    let input = "run/sandbox/splits/in-domain.jsonl";
+    let score = folder.rmtrain().args(["score", "--model", "run/final", "--input", input]).output().unwrap();
+    for output in [score, go_on("refused", "run/final", "4"), go_on("refused", "run/final", "1")] {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let needle = "run/final/heads.safetensors: found no such file, expected the 4 heads";
+        assert!(stderr.contains(needle), "{stderr}");
+    }
 }
 
 #[test]
@@ -129,6 +141,8 @@ fn one_head_writes_no_file_and_no_field_of_an_ensemble() {
     for place in ["final", "checkpoints/step-000024"] {
         let names: Vec<String> = contents(&plain.join(place)).into_iter().map(|(name, _)| name).collect();
         assert!(!names.iter().any(|name| name.contains("heads")), "{names:?}");
+        let config = fs::read_to_string(plain.join(place).join("config.json")).unwrap();
+        assert!(!config.contains("rmtrain_heads"), "{config}");
     }
     for line in metrics(&plain) {
         let fields = line.as_object().unwrap().keys();
@@ -280,6 +294,10 @@ fn write_single(from: &Path, to: &Path, head: &[f32]) {
     for (name, bytes) in contents(from).into_iter().filter(|(name, _)| !name.ends_with(".safetensors")) {
         fs::write(to.join(name), bytes).unwrap();
     }
+    let config = to.join("config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json.as_object_mut().unwrap().remove("rmtrain_heads");
+    fs::write(config, json.to_string()).unwrap();
     let files = WeightFiles::open(from).unwrap();
     let specs: Vec<TensorSpec> = files
         .names()

@@ -523,6 +523,31 @@ fn offline_uses_the_cache_and_asks_nobody() {
     assert!(hub.requests().is_empty());
 }
 
+/// As transformers leaves the cache, which knows nothing of heads beside the weights.
+#[test]
+fn an_ensemble_is_not_complete_without_its_heads() {
+    let hub = Hub::start();
+    let files = [
+        ("config.json", b"{\"rmtrain_heads\": 4}".to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("model.safetensors", noise(1, 2000)),
+        ("heads.safetensors", noise(2, 300)),
+    ];
+    hub.put("main", COMMIT, &files);
+    let client = Client::new(&hub);
+    let folder = client.model("", &[]).unwrap();
+    for revision in [COMMIT, ""] {
+        std::fs::remove_file(folder.join("heads.safetensors")).unwrap();
+        let message = client.model(revision, &[("HF_HUB_OFFLINE", "1")]).unwrap_err();
+        assert!(message.contains("heads.safetensors is not in the cache"), "{message}");
+        assert_eq!(client.model(revision, &[]).unwrap(), folder);
+        assert_eq!(read(&folder, "heads.safetensors"), noise(2, 300));
+    }
+    hub.requests();
+    assert_eq!(client.model(COMMIT, &[("HF_HUB_OFFLINE", "1")]).unwrap(), folder);
+    assert!(hub.requests().is_empty());
+}
+
 #[test]
 fn an_unreachable_hub_leaves_the_cache_in_use() {
     let hub = Hub::with_sharded_model();

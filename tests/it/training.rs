@@ -104,15 +104,42 @@ pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// The checkpoint of a run's last step.
+fn newest_checkpoint(run: &Path) -> PathBuf {
+    let entries = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    entries.max().unwrap()
+}
+
+/// The files of a checkpoint without what depends on the clock: the text of `seconds` has not always as many digits, so
+/// neither have the lines before a checkpoint as many bytes.
+fn timeless(checkpoint: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = contents(checkpoint);
+    files.retain(|(name, _)| name != "checksums.json");
+    for (_, bytes) in files.iter_mut().filter(|(name, _)| name == "rmtrain_state.json") {
+        let mut state: Value = serde_json::from_slice(bytes).unwrap();
+        state.as_object_mut().unwrap().remove("metrics_bytes");
+        *bytes = state.to_string().into_bytes();
+    }
+    files
+}
+
+#[track_caller]
+fn assert_same_files(what: &str, a: &[(String, Vec<u8>)], b: &[(String, Vec<u8>)]) {
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    assert_eq!(names(a), names(b), "{what}");
+    for ((name, a), (_, b)) in a.iter().zip(b) {
+        assert!(a == b, "{what}/{name} differs");
+    }
+}
+
+/// Two runs have the same lines, the same newest checkpoint and the same model.
 #[track_caller]
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b), "metrics.jsonl");
-    let (a, b) = (contents(&a.join("final")), contents(&b.join("final")));
-    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&a), names(&b));
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a == b, "final/{name} differs");
-    }
+    assert_same_files("final", &contents(&a.join("final")), &contents(&b.join("final")));
+    let newest = [a, b].map(newest_checkpoint);
+    assert_eq!(newest[0].file_name(), newest[1].file_name(), "the newest checkpoint");
+    assert_same_files("the newest checkpoint", &timeless(&newest[0]), &timeless(&newest[1]));
 }
 
 #[test]
@@ -204,6 +231,21 @@ fn nothing_but_the_configuration_decides_the_result() {
         .zip(&steps(&plain))
         .any(|(a, b)| (penalty(a) - penalty(b)).abs() > 1e-3 * penalty(b).abs());
     assert!(difference, "the penalty per micro-batch is another objective");
+}
+
+#[test]
+fn a_run_may_go_on_in_other_micro_batches() {
+    let folder = Folder::new();
+    let plain = folder.fitted("plain", &[]);
+    let run = folder.fitted("run", &["--set", "train.keep_last=9"]);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [15, 16, 18, 21, 24] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let output = folder.fit("run", &["--resume", "--set", "train.micro_batch_tokens=600"]).output();
+    let stderr = succeed(output.unwrap());
+    assert!(stderr.contains("after step 12"), "{stderr}");
+    assert_same_run(&plain, &run);
 }
 
 const PLACKETT_LUCE: &str = r#"objective=[{kind="plackett-luce"},{kind="sum-to-zero",lambda=0.1}]"#;
@@ -487,20 +529,27 @@ fn a_bad_evaluation_row_costs_no_training() {
         "data.eval=[\"held-out.jsonl\"]",
     ];
     let good = fs::read_to_string(folder.path("world/sandbox/splits/in-domain.jsonl")).unwrap();
-    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
-    let plain = folder.fitted("plain", &flags);
+    // At a step that more follow, and at the last one, whose checkpoint is saved before and after the evaluation.
+    for (every, saved) in [("8", 8), ("none", 24)] {
+        let (plain, run) = (format!("plain-{every}"), format!("run-{every}"));
+        let every = format!("train.eval_every={every}");
+        let flags: Vec<&str> = flags.iter().copied().chain(["--set", &every]).collect();
+        fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+        let plain = folder.fitted(&plain, &flags);
 
-    fs::write(folder.path("held-out.jsonl"), format!("{good}{{\"prompt\": 1}}\n")).unwrap();
-    let output = folder.fit("run", &flags).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    let line = good.lines().count() + 1;
-    assert!(stderr.contains(&format!("held-out.jsonl:{line}: ")), "{stderr}");
-    assert!(stderr.contains("saved step 8"), "{stderr}");
+        fs::write(folder.path("held-out.jsonl"), format!("{good}{{\"prompt\": 1}}\n")).unwrap();
+        let output = folder.fit(&run, &flags).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let line = good.lines().count() + 1;
+        assert!(stderr.contains(&format!("held-out.jsonl:{line}: ")), "{stderr}");
+        assert!(stderr.contains(&format!("saved step {saved}")), "{stderr}");
+        assert_eq!(newest_state(&folder.path(&run))["evaluation_pending"], true);
 
-    fs::write(folder.path("held-out.jsonl"), &good).unwrap();
-    let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
-    assert_same_run(&plain, &folder.fitted("run", &again));
+        fs::write(folder.path("held-out.jsonl"), &good).unwrap();
+        let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
+        assert_same_run(&plain, &folder.fitted(&run, &again));
+    }
 }
 
 #[test]
@@ -515,6 +564,54 @@ fn a_run_that_stopped_early_is_not_trained_on() {
     let again: Vec<&str> = flags.iter().copied().chain(["--resume"]).collect();
     folder.fitted("run", &again);
     assert_eq!(steps(&run).len(), steps_then);
+}
+
+/// What the newest checkpoint of a run knows.
+fn newest_state(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(newest_checkpoint(run).join("rmtrain_state.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_best_step_is_that_of_the_metric_which_was_asked_for() {
+    let folder = Folder::new();
+    let flags = ["--set", "train.best_metric=mutual-disjoint.kendall_tau", "--set", "train.keep_last=1"];
+    let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+    assert!(stderr.contains("best: mutual-disjoint.kendall_tau = "), "{stderr}");
+    let run = folder.path("run");
+    let evals = metrics(&run).into_iter().filter(|line| line["split"] == "mutual-disjoint");
+    let taus = evals.map(|line| (line["step"].as_u64().unwrap(), line["kendall_tau"].as_f64().unwrap()));
+    // Of equals the first.
+    let best = taus.reduce(|best, next| if next.1 > best.1 { next } else { best }).unwrap();
+    let state = &newest_state(&run)["best"];
+    assert_eq!((state["step"].as_u64(), state["value"].as_f64()), (Some(best.0), Some(best.1)));
+    assert_eq!(state["metric"], "mutual-disjoint.kendall_tau");
+    assert!(run.join(format!("checkpoints/step-{:06}", best.0)).is_dir());
+}
+
+#[test]
+fn a_metric_that_no_evaluation_has_costs_no_training() {
+    let folder = Folder::new();
+    let world =
+        folder.rmtrain().args(["sandbox", "--out", "world", "--prompts", "60", "--seed", "1"]).output();
+    succeed(world.unwrap());
+    let flags = [
+        "--set",
+        "model.tokenizer=world/tokenizer",
+        "--set",
+        "data.train=[\"world/splits/train.jsonl\"]",
+        "--set",
+        "data.eval=[\"world/splits/in-domain.jsonl\"]",
+        "--set",
+        "train.best_metric=in-domain.kendall_tau",
+    ];
+    let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+    let run = folder.path("run");
+    assert!(stderr.contains("step 8: train.best_metric: found no in-domain.kendall_tau"), "{stderr}");
+    assert!(!stderr.contains("best: "), "{stderr}");
+    assert_eq!(steps(&run).len(), 24);
+    assert!(run.join("final/model.safetensors").is_file());
+    let state = newest_state(&run);
+    assert_eq!((&state["best"], &state["evaluations_without_improvement"]), (&Value::Null, &Value::from(3)));
 }
 
 /// An alarm that is raised as soon as there is a window after the baseline: every growth is above the threshold.
@@ -534,7 +631,8 @@ fn an_alarm_that_stops_saves_and_stops_again_until_it_is_told_not_to() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let run = folder.path("run");
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("guard.norm-growth: ") && stderr.contains("--resume --set guard"), "{stderr}");
+    let hint = "--resume --set guard.norm-growth.action=warn";
+    assert!(stderr.contains("guard.norm-growth: ") && stderr.contains(hint), "{stderr}");
     // Two steps make the baseline; the window after it is complete with the third.
     assert_eq!(steps(&run).len(), 3);
     let alarms = |run: &Path| metrics(run).iter().filter(|line| line["rule"] == "norm-growth").count();
@@ -554,6 +652,34 @@ fn an_alarm_that_stops_saves_and_stops_again_until_it_is_told_not_to() {
     succeed(folder.fit("run", &resumed).output().unwrap());
     assert_eq!((steps(&run).len(), alarms(&run)), (24, 1));
     assert_same_run(&folder.fitted("plain", &warn), &run);
+}
+
+#[test]
+fn an_alarm_that_was_silent_is_told_by_the_run_that_resumes_with_it() {
+    let folder = Folder::new();
+    let with = |action: &'static str| {
+        let rule = match action {
+            "off" => "guard.norm-growth={ threshold = 1e-9, action = \"off\" }",
+            _ => "guard.norm-growth={ threshold = 1e-9, action = \"warn\" }",
+        };
+        [&ALARM[..2], &ALARM[4..], &["--set", rule, "--set", "train.keep_last=9"]].concat()
+    };
+    let run = folder.fitted("run", &with("off"));
+    let alarms = || metrics(&run).iter().filter(|line| line["rule"] == "norm-growth").count();
+    assert_eq!(alarms(), 0);
+    fs::remove_dir_all(run.join("final")).unwrap();
+    for step in [15, 16, 18, 21, 24] {
+        let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-0000{step}")));
+    }
+    let resume = || {
+        let flags = [with("warn"), vec!["--resume"]].concat();
+        let stderr = succeed(folder.fit("run", &flags).output().unwrap());
+        (stderr.contains("warning: step 3: guard.norm-growth: "), alarms())
+    };
+    assert_eq!(resume(), (true, 1));
+    // The checkpoint of the last step knows that it was told.
+    fs::remove_dir_all(run.join("final")).unwrap();
+    assert_eq!(resume(), (false, 1));
 }
 
 #[test]

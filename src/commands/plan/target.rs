@@ -3,7 +3,7 @@
 use crate::base::reader::Words;
 use crate::model::DeviceChoice;
 use crate::trainer;
-use crate::trainer::memory::Budget;
+use crate::trainer::memory::{Budget, Weights};
 use crate::{Error, Result};
 use candle_core::Device;
 
@@ -70,10 +70,11 @@ impl Target {
         }
     }
 
-    /// Memory that the run may use; of a GPU elsewhere what the configuration says, or nothing is known.
-    pub fn budget(&self, config: &trainer::Config) -> Budget {
+    /// Memory that the run may use, once it has loaded its `weights`; of a GPU elsewhere what the configuration says, or
+    /// nothing is known.
+    pub fn budget(&self, config: &trainer::Config, weights: u64) -> Budget {
         match self {
-            Self::Here(device) => Budget::new(config, device, 0),
+            Self::Here(device) => Budget::new(config, device, Weights::ToLoad(weights)),
             Self::GpuElsewhere => Budget { bytes: config.memory_budget_gib.map(Budget::gib) },
         }
     }

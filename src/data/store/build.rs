@@ -1,8 +1,8 @@
-//! The one pass over the rows that makes a store.
+//! The one pass over the rows that makes a store, and what a run may ask of all its lists before the first step.
 
 use super::format::{Meta, Record, Writer};
 use super::length::{Measured, encode, measure};
-use super::{DataReport, Preparation};
+use super::{DataReport, ListStore, Preparation};
 use crate::base::{atomic, interrupt};
 use crate::data::pairing::{DropReason, lists_of};
 use crate::data::source::{RawRow, Rows, SourceFile};
@@ -42,6 +42,37 @@ pub(super) fn build(
     }
     fs::rename(&partial, path).map_err(Error::io(path))?;
     atomic::sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+impl ListStore {
+    /// Checks that every list has a margin, for an objective that reads it.
+    ///
+    /// What is stored does not depend on the objective; so this is a pass over the store, made where it is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Row`] for the first list without one; [`Error::Data`] and [`Error::Io`] where the store cannot be read;
+    /// [`Error::Interrupted`].
+    pub fn require_margins(&self) -> Result<()> {
+        let problem_of = |index: u64| -> Option<Error> {
+            if interrupt::requested() {
+                return Some(Error::Interrupted);
+            }
+            let (origin, record) = match self.read(index) {
+                Ok(read) => read,
+                Err(error) => return Some(error),
+            };
+            let margin = match record {
+                Record::Text(list) => list.margin,
+                Record::Tokens(tokens) => tokens.margin,
+            };
+            margin.is_none().then(|| {
+                let reason = "found no `margin`, expected a number in every row: an objective with margin = \"column\" \
+                              reads it. Add it to the row, leave the row out, or give the objective a number";
+                origin.error(reason)
+            })
+        };
+        (0..self.len()).into_par_iter().find_map_first(problem_of).map_or(Ok(()), Err)
+    }
 }
 
 fn write(

@@ -3,14 +3,16 @@
 use super::HeadKind;
 use crate::model::config::Dtype;
 use crate::model::decoder_config::{DecoderConfig, Family};
+use crate::model::ensemble_file;
 use serde_json::{Map, Value, json};
 
-/// The file of a reward model with one label that `decoder` and a head make.
+/// The file of a reward model with one label that `decoder` and a head, or the mean of several, make.
 pub(super) fn export(
     original: &Map<String, Value>,
     decoder: &DecoderConfig,
     pad_token_id: u32,
     dtype: Dtype,
+    heads: usize,
 ) -> Map<String, Value> {
     let mut json = original.clone();
     let head = HeadKind::SequenceClassification;
@@ -29,6 +31,11 @@ pub(super) fn export(
     json.shift_remove("num_labels");
     json.insert("id2label".into(), json!({"0": "LABEL_0"}));
     json.insert("label2id".into(), json!({"LABEL_0": 0}));
+    // A key that nobody else reads: to transformers the model has one head, and it has.
+    match heads {
+        0 | 1 => json.shift_remove(ensemble_file::COUNT_KEY),
+        _ => json.insert(ensemble_file::COUNT_KEY.into(), json!(heads)),
+    };
     json.insert("pad_token_id".into(), json!(pad_token_id));
     let precision = match dtype {
         Dtype::F32 => "float32",

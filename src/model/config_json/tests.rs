@@ -217,7 +217,7 @@ fn an_export_reads_back_as_the_same_decoder() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let decoder = DecoderConfig { ..read(&original).unwrap().decoder };
-        write_config(folder.path(), &original, &decoder, 7, Dtype::F32).unwrap();
+        write_config(folder.path(), &original, &decoder, 7, Dtype::F32, 1).unwrap();
         let exported = read_config(folder.path()).unwrap();
         assert_eq!(exported.decoder, decoder);
         assert_eq!(exported.head, HeadKind::SequenceClassification);
@@ -230,6 +230,30 @@ fn an_export_reads_back_as_the_same_decoder() {
             assert_eq!(json.get(key), original.get(key));
         }
     }
+}
+
+#[test]
+fn several_heads_are_counted_and_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let ensemble = with(json!({"rmtrain_heads": 3}));
+    let decoder = read(&llama()).unwrap().decoder;
+    for (original, heads, expected) in
+        [(llama(), 4, Some(4)), (ensemble.clone(), 4, Some(4)), (ensemble, 1, None), (llama(), 1, None)]
+    {
+        write_config(folder.path(), &original, &decoder, 7, Dtype::F32, heads).unwrap();
+        let exported = read_config(folder.path()).unwrap();
+        assert_eq!((exported.heads, exported.head), (expected, HeadKind::SequenceClassification));
+        assert_eq!(exported.json.get("rmtrain_heads"), expected.map(|n| json!(n)).as_ref());
+        assert_eq!(exported.json["id2label"], json!({"0": "LABEL_0"}));
+    }
+    let class = json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 1});
+    for wrong in [json!(1), json!(65), json!(2.5), json!("4"), json!([4])] {
+        let mut json = with(class.clone());
+        json.insert("rmtrain_heads".into(), wrong.clone());
+        refused(&json, &format!("rmtrain_heads: found {wrong}, expected a whole number from 2 to 64"));
+    }
+    // A language model's heads are drawn, whatever its file says.
+    assert_eq!(read(&with(json!({"rmtrain_heads": 4}))).unwrap().heads, None);
 }
 
 proptest! {

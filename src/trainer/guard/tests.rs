@@ -114,7 +114,9 @@ fn what_is_off_is_silent_and_only_what_stops_stops() {
         let mut guard = Guard::new(config, 0);
         let lines = (1..=10).map(|step| StepLine { hidden_norm_skew: 1.5, ..calm(step) });
         let alarms = lines.flat_map(|line| guard.step(&line)).count();
-        (alarms, guard.stops().is_some())
+        let stop = guard.stops();
+        assert!(stop.iter().all(|stop| stop.rules == [Rule::NormSkew] && stop.message.contains("norm-skew")));
+        (alarms, stop.is_some())
     };
     let stopping = Config { action: Action::Stop, ..config() };
     assert_eq!(run(&set(&config(), None)), (1, false));
@@ -159,10 +161,53 @@ fn a_guard_is_what_its_metrics_make_it() {
         }
         alarms.iter().for_each(|alarm| file.append(alarm).unwrap());
         raised += alarms.len();
-        let again = Guard::replay(&config(), 2, &path).unwrap();
+        let (again, untold) = Guard::replay(&config(), 2, &path).unwrap();
         assert_eq!(format!("{again:?}"), format!("{guard:?}"), "after step {step}");
+        assert_eq!(untold, [], "after step {step}");
     }
     assert!(raised >= 5, "{raised} alarms");
     std::fs::write(&path, "{\"kind\": \"step\"}\n").unwrap();
     assert!(matches!(Guard::replay(&config(), 2, &path), Err(Error::Checkpoint { .. })));
+}
+
+#[test]
+fn what_a_silent_rule_would_have_raised_is_told_once_by_whoever_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut file = MetricsFile::open(&path, 0).unwrap();
+    let skew = |line: u64| match line {
+        9..20 | 30.. => 2.5,
+        _ => 0.1,
+    };
+    let mut write = |steps: std::ops::RangeInclusive<u64>, alarms: &[Alarm]| {
+        alarms.iter().for_each(|alarm| file.append(alarm).unwrap());
+        steps.for_each(|step| {
+            file.append(&StepLine { hidden_norm_skew: skew(step), ..calm(step) }).unwrap();
+        });
+    };
+    let resume = |config: &Config| {
+        let (guard, untold) = Guard::replay(config, 2, &path).unwrap();
+        let steps: Vec<u64> = untold.iter().map(|alarm| alarm.step).collect();
+        (steps, guard.stops().is_some(), untold)
+    };
+    let off = Config { action: Action::Off, ..config() };
+    let stop = Config { action: Action::Stop, ..config() };
+    let mut high = config();
+    high.set(Rule::NormSkew, Setting { threshold: 3.0, action: None });
+
+    write(1..=15, &[]);
+    for silent in [&off, &high] {
+        assert_eq!(resume(silent), (vec![], false, vec![]));
+    }
+    let (steps, stops, untold) = resume(&stop);
+    assert_eq!((steps, stops), (vec![10], true));
+    write(16..=25, &untold);
+    assert_eq!(resume(&config()), (vec![], false, vec![]), "told, and ended");
+    // Raised again while the rule was silent.
+    write(26..=35, &[]);
+    let (steps, _, untold) = resume(&config());
+    assert_eq!(steps, [31]);
+    write(36..=36, &untold);
+    assert_eq!(resume(&config()), (vec![], false, vec![]));
+    assert_eq!(resume(&stop), (vec![], true, vec![]));
 }

@@ -72,6 +72,12 @@ const REPLACED: &[(&str, &str, &[&str])] = &[
     ("epochs = 1", "device = \"cuda:x\"", &["train.device", "found \"cuda:x\""]),
     ("epochs = 1", "activations = \"some\"", &["train.activations", "\"rewards-first\""]),
     ("epochs = 1", "best_metric = \"loss\"", &["train.best_metric", "SPLIT.accuracy"]),
+    ("epochs = 1", "best_metric = \"held-out.accuracy\"", &["found the split \"held-out\"", "in-domain"]),
+    (
+        "epochs = 1",
+        "best_metric = \"in-domain.kendall_tau\"",
+        &["train.best_metric: found \"in-domain.kendall_tau\"", "expected \"in-domain.accuracy\""],
+    ),
     ("lr = 1e-3", "warmup_ratio = 1.5", &["optim.warmup_ratio", "found 1.5"]),
     ("lr = 1e-3", "schedule = \"linaer\"", &["optim.schedule", "did you mean \"linear\"?"]),
     ("lr = 1e-3", "max_grad_norm = 0", &["optim.max_grad_norm", "or \"none\""]),

@@ -343,6 +343,15 @@ fn heads_of_an_ensemble() {
     refuse("a weight that is not finite", heads("heads.weight", [2, 8], &values), &["NaN", "finite"]);
     values[9] = sound[9] + 0.01;
     refuse("another mean", heads("heads.weight", [2, 8], &values), &["at 1", "score.weight in model is"]);
+    for (case, count, needle) in [
+        ("heads that are gone", json!(2), "heads.safetensors: found no such file, expected the 2 heads"),
+        ("a count of one", json!(1), "config.json: rmtrain_heads: found 1, expected a whole number from 2"),
+        ("a count that is a word", json!("many"), "config.json: rmtrain_heads: found \"many\""),
+    ] {
+        let bench = bench();
+        break_json(&bench, "model/config.json", config(), &Break::Key("rmtrain_heads", count));
+        bench.refused(case, SCORE, b"", &[needle]);
+    }
     let bench = bench();
     bench.write("model/heads.safetensors", heads("heads.weight", [2, 8], &sound));
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))

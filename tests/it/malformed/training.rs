@@ -110,7 +110,29 @@ fn training_files_without_a_pair() {
 fn a_margin_column_that_is_not_there() {
     let bench = bench();
     let arguments = [FIT, &["--set", "objective.bradley-terry.margin=column"]].concat();
-    bench.refused("no margin", &arguments, b"", &["pairs.jsonl:", "margin"]);
+    bench.refused("no margin", &arguments, b"", &["pairs.jsonl:1", "found no `margin`"]);
+}
+
+#[test]
+fn one_hole_in_the_margin_column() {
+    let bench = bench();
+    let with = PAIR.replace("}\n", ", \"margin\": 0.5}\n");
+    bench.write("pairs.jsonl", format!("{}{PAIR}{with}", with.repeat(6)));
+    // So few steps that the row may not be drawn in any.
+    let sets = ["--set", "objective.bradley-terry.margin=column", "--set", "train.max_steps=1"];
+    let needles = ["pairs.jsonl:7", "found no `margin`", "margin = \"column\""];
+    bench.refused("fit", &[FIT, &sets].concat(), b"", &needles);
+    assert!(!bench.at("run/checkpoints").exists() && !bench.at("run/metrics.jsonl").exists());
+    bench.refused("plan", &[&["plan", "--config", "run.toml"][..], &sets].concat(), b"", &needles);
+    // A row that makes no pair needs no margin.
+    let tied = "{\"prompt\": \"hello\", \"chosen\": \"yes\", \"rejected\": \"yes\"}\n";
+    bench.write("pairs.jsonl", format!("{}{tied}{with}", with.repeat(6)));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_rmtrain"))
+        .args([FIT, &sets, &["--resume"]].concat())
+        .current_dir(bench.folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
