@@ -84,7 +84,11 @@ mod tests {
             json!({"loss":0.7,"grad_norm":1.5,"learning_rate":0.01,"epoch":0.5,"step":2})
         );
         assert_eq!(value["log_history"][1], json!({"eval_in-domain_accuracy":0.75,"epoch":0.5,"step":2}));
-        assert_eq!(value["log_history"].as_array().map(Vec::len), Some(2), "an alarm about a set is no evaluation");
+        assert_eq!(
+            value["log_history"].as_array().map(Vec::len),
+            Some(2),
+            "an alarm about a set is no evaluation"
+        );
         assert_eq!(value["best_metric"], Value::Null);
     }
 }

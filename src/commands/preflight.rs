@@ -79,7 +79,8 @@ impl Preflight {
             Source::Path(source) => {
                 folder = self.local_folder("model.path", source, model.revision.as_deref());
                 if let Some(folder) = &folder {
-                    let whole = offline().and_then(|hub| hub.resolve_model(source, model.revision.as_deref()));
+                    let whole =
+                        offline().and_then(|hub| hub.resolve_model(source, model.revision.as_deref()));
                     self.check_model_folder(folder, whole.is_ok());
                 }
             }

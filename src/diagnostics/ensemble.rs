@@ -14,11 +14,7 @@ pub struct EnsembleDiagnostics {
 
 /// Diagnostics from the rewards of a step by every head, [K][S], list by list with the gold order of each, and from
 /// their deviations over the heads, [S]; `None` for one head.
-pub fn ensemble(
-    by_head: &[Vec<f64>],
-    spreads: &[f64],
-    rankings: &[&Ranking],
-) -> Option<EnsembleDiagnostics> {
+pub fn ensemble(by_head: &[Vec<f64>], spreads: &[f64], rankings: &[&Ranking]) -> Option<EnsembleDiagnostics> {
     let accuracies = by_head.iter().map(|rewards| accuracy(rewards, rankings));
     (by_head.len() > 1).then(|| EnsembleDiagnostics {
         spread_mean: spreads.iter().sum::<f64>() / spreads.len() as f64,

@@ -468,11 +468,7 @@ fn optim() -> impl Strategy<Value = optim::Config> {
         proptest::sample::select(vec![MomentKind::F32, MomentKind::EightBit]),
     )
         .prop_map(
-            |(
-                (lr, betas, eps, weight_decay),
-                (decay_head, max_grad_norm, schedule, warmup),
-                moments,
-            )| {
+            |((lr, betas, eps, weight_decay), (decay_head, max_grad_norm, schedule, warmup), moments)| {
                 optim::Config {
                     kind: Kind::AdamW,
                     lr,
@@ -566,7 +562,8 @@ fn a_schedule_has_its_own_keys_and_no_others() {
 
 #[test]
 fn a_learning_rate_has_the_keys_of_its_schedule_and_no_others() {
-    let optim = |lines: &str| parse(&format!("{SMALLEST}[optim]\n{lines}"), &[]).map(|config| config.optim.schedule);
+    let optim =
+        |lines: &str| parse(&format!("{SMALLEST}[optim]\n{lines}"), &[]).map(|config| config.optim.schedule);
     let wsd = Schedule::Wsd { decay_ratio: 0.2, min_lr_ratio: 0.0 };
     assert_eq!(optim("schedule = \"wsd\"\ndecay_ratio = 0.2").unwrap(), wsd);
     let cosine = Schedule::Cosine { min_lr_ratio: 0.1 };

@@ -591,7 +591,8 @@ fn the_best_step_is_that_of_the_metric_which_was_asked_for() {
 #[test]
 fn a_metric_that_no_evaluation_has_costs_no_training() {
     let folder = Folder::new();
-    let world = folder.rmtrain().args(["sandbox", "--out", "world", "--prompts", "60", "--seed", "1"]).output();
+    let world =
+        folder.rmtrain().args(["sandbox", "--out", "world", "--prompts", "60", "--seed", "1"]).output();
     succeed(world.unwrap());
     let flags = [
         "--set",
