@@ -25,6 +25,8 @@ pub struct Run {
     pub(super) alarms: Vec<Alarm>,
     /// `eval.json`, should there be one.
     pub(super) report: Option<EvalReport>,
+    /// What it says is of what training evaluates, a model of this run by the mean of its heads.
+    pub(super) report_is_alike: bool,
     /// `final/` is there.
     pub(super) finished: bool,
 }
@@ -91,6 +93,7 @@ impl Run {
             evals: Vec::new(),
             alarms: Vec::new(),
             report: None,
+            report_is_alike: true,
             finished: false,
         }
     }
@@ -106,9 +109,11 @@ impl Run {
             hint(format!("{}: no config.toml, so configurations are not compared", folder.display()));
         }
         let report = EvalReport::read(&folder.join(EVAL_REPORT))?;
-        if let Some(model) = report.as_ref().and_then(|report| report.model.as_deref())
-            && !lies_in(Path::new(model), folder)
-        {
+        let foreign = report
+            .as_ref()
+            .and_then(|report| report.model.as_deref())
+            .filter(|model| !lies_in(Path::new(model), folder));
+        if let Some(model) = foreign {
             hint(format!(
                 "{}: found figures of {model}, expected a model of this run; if they are not its own, write them anew: \
                  rmtrain eval --model {} --out {}",
@@ -117,8 +122,13 @@ impl Run {
                 folder.join(EVAL_REPORT).display()
             ));
         }
-        let mut run =
-            Self { configuration, report, finished: folder.join("final").is_dir(), ..Self::named("") };
+        let mut run = Self {
+            configuration,
+            report_is_alike: foreign.is_none() && report.as_ref().is_none_or(EvalReport::is_by_mean),
+            report,
+            finished: folder.join("final").is_dir(),
+            ..Self::named("")
+        };
         run.read_metrics(&metrics, hint)?;
         if run.steps.numbers().is_empty() {
             let reason =
@@ -203,9 +213,9 @@ impl Run {
             return training.unwrap_or_else(|| "no evaluation".into());
         };
         let file = match report.reduce.as_deref() {
-            None | Some("mean") => EVAL_REPORT.to_owned(),
             Some("min") => format!("{EVAL_REPORT} by the lowest head"),
-            Some(other) => format!("{EVAL_REPORT} by {other:?} of the heads"),
+            Some(other) if !report.is_by_mean() => format!("{EVAL_REPORT} by {other:?} of the heads"),
+            _ => EVAL_REPORT.to_owned(),
         };
         match training {
             None => file,
@@ -214,6 +224,13 @@ impl Run {
                 format!("{file} for {} and {training} for the other sets", names.join(", "))
             }
         }
+    }
+
+    /// Whether the figures of two sets are of one model, so that a difference of them says something. Where `eval.json`
+    /// is of another model, or by another head, its sets compare with each other only.
+    pub(super) fn are_of_one_model(&self, one: &str, other: &str) -> bool {
+        let is_stated = |set: &str| self.stated_sets().iter().any(|(name, _)| name == set);
+        self.report_is_alike || is_stated(one) == is_stated(other)
     }
 
     fn stated_sets(&self) -> &[(String, SetFigures)] {

@@ -33,7 +33,8 @@ pub fn set_of<'r>(run: &'r Run, name: &str) -> Option<&'r SetFigures> {
 /// In-domain accuracy minus a set's, as `eval.json` has it, else from the sets' own intervals.
 pub fn gap_of(run: &Run, set: &str) -> Option<Gap> {
     let stated = run.report.as_ref().and_then(|report| report.gap(set));
-    stated.or_else(|| gap_between(set_of(run, IN_DOMAIN)?, set_of(run, set)?))
+    let between = || gap_between(set_of(run, IN_DOMAIN)?, set_of(run, set)?);
+    stated.or_else(|| between().filter(|_| run.are_of_one_model(IN_DOMAIN, set)))
 }
 
 /// Where the figures of the runs are from, in a sentence.

@@ -148,6 +148,11 @@ impl EvalReport {
         })
     }
 
+    /// Whether the rewards of several heads became one by their mean, as they do in training.
+    pub fn is_by_mean(&self) -> bool {
+        self.reduce.as_deref().is_none_or(|reduce| reduce == "mean")
+    }
+
     /// The stated gap of a set.
     pub fn gap(&self, set: &str) -> Option<Gap> {
         self.gaps.iter().find(|(name, _)| name == set).map(|(_, gap)| *gap)

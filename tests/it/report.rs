@@ -207,8 +207,13 @@ fn a_report_of_some_sets_does_not_hide_the_others() {
     let row = r"| a | 1 | 0.750 \[0.700, 0.800\] | 0.750 \[0.700, 0.800\] | 0.500 \[0.375, 0.500\] |";
     assert!(markdown.contains(row), "{markdown}");
     assert!(!stderr.contains("hint:"), "the run's own model: {stderr}");
+    assert!(markdown.contains(r"| gap | 0.250 \[0.200, 0.385\] |"), "{markdown}");
 
-    // What is not the run's own, or not by the mean of its heads, is told.
+    // What is not the run's own, or not by the mean of its heads, is told, and makes no gap with what is.
+    write("a/final", json!("min"));
+    assert!(!world.page(&["a"]).contains("Accuracy in-domain minus"));
+    write("runs/other/final", Value::Null);
+    assert!(!world.page(&["a"]).contains("Accuracy in-domain minus"));
     write("runs/other/final", json!("min"));
     let output = world.report(&["a", "--markdown", "-"]);
     let (markdown, stderr) =
