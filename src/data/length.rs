@@ -49,14 +49,6 @@ pub fn fit_conversations(group: TokenGroup, max_length: usize, start: &ResponseS
     shorten(group, max_length, start.bos, before)
 }
 
-/// [`fit_conversations`] for sequences of which nothing else is known: what they begin with alike counts as prompt, even
-/// where it belongs to their responses.
-pub fn fit_length(group: TokenGroup, max_length: usize, bos: Option<u32>) -> Fitted {
-    // What is prompt in a lone sequence, nobody knows.
-    let before = if group.sequences.len() > 1 { common_prefix(&group.sequences) } else { 0 };
-    shorten(group, max_length, bos, before)
-}
-
 /// `before` tokens of each sequence are no response's.
 fn shorten(mut group: TokenGroup, max_length: usize, bos: Option<u32>, before: usize) -> Fitted {
     let tokens = group.sequences.iter().map(Vec::len).max().unwrap_or(0);
@@ -100,11 +92,8 @@ mod tests {
     #[test]
     fn the_prompt_gives_its_left_end_and_keeps_bos() {
         let long = group(&[&[1, 10, 11, 12, 20, 21], &[1, 10, 11, 12, 30]]);
-        let fit = |max_length, bos| {
-            let fitted = fit_conversations(long.clone(), max_length, &start(&[1, 10, 11, 12], bos));
-            assert_eq!(fit_length(long.clone(), max_length, bos), fitted, "the responses differ at once");
-            fitted
-        };
+        let fit =
+            |max_length, bos| fit_conversations(long.clone(), max_length, &start(&[1, 10, 11, 12], bos));
         assert_eq!(fit(6, Some(1)), Fitted::Whole(long.clone()));
         assert_eq!(fit(4, Some(1)), Fitted::Truncated(group(&[&[1, 12, 20, 21], &[1, 12, 30]])));
         assert_eq!(fit(4, None), Fitted::Truncated(group(&[&[11, 12, 20, 21], &[11, 12, 30]])));
@@ -129,7 +118,6 @@ mod tests {
         assert_eq!(fitted, Fitted::Truncated(group(&[&[3, 7]])));
         let fitted = fit_conversations(lone.clone(), 1, &start(&[1, 2, 3], None));
         assert_eq!(fitted, Fitted::TooLong { tokens: 4 });
-        assert_eq!(fit_length(lone, 2, None), Fitted::TooLong { tokens: 4 });
     }
 
     #[test]
@@ -137,9 +125,7 @@ mod tests {
         let start = start(&[1], None);
         let apart = group(&[&[1, 2, 3], &[4]]);
         assert_eq!(fit_conversations(apart.clone(), 2, &start), Fitted::TooLong { tokens: 3 });
-        assert_eq!(fit_length(apart, 2, None), Fitted::TooLong { tokens: 3 });
         assert_eq!(fit_conversations(group(&[]), 2, &start), Fitted::Whole(group(&[])));
-        assert_eq!(fit_length(group(&[]), 2, None), Fitted::Whole(group(&[])));
     }
 
     /// One id a character; a turn is its role's first letter, a colon, its text and a bar. A space takes the character

@@ -2,7 +2,7 @@
 
 use super::{Collected, Manifest, Outputs, PlacedGroup, Row, Rule};
 use crate::data::config::Overlong;
-use crate::data::length::{Fitted, fit_length};
+use crate::data::length::{Fitted, ResponseStart, fit_conversations};
 use crate::data::source::RawRow;
 use crate::data::tokenize::EncodeConversation;
 use crate::data::{Example, Message, RowKind, TokenGroup};
@@ -195,8 +195,12 @@ fn prepare(
     let tokens = TokenGroup { sequences };
     let longest = tokens.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let fitted = match options.overlong {
-        Overlong::TruncatePromptLeft => fit_length(tokens, options.max_length, encoder.bos_token_id()),
         _ if longest <= options.max_length => Fitted::Whole(tokens),
+        Overlong::TruncatePromptLeft => {
+            let response = example.responses.first().map_or(&[][..], |first| first.messages.as_slice());
+            let start = ResponseStart::after(&example.prompt, response, encoder);
+            fit_conversations(tokens, options.max_length, &start)
+        }
         _ => Fitted::TooLong { tokens: longest },
     };
     let (tokens, truncated) = match fitted {
