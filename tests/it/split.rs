@@ -519,7 +519,7 @@ fn the_preset_takes_the_hubs_files_and_tells_where_sizes_differ() {
         let mut row = rated(n);
         for (i, completion) in row["completions"].as_array_mut().expect("a list").iter_mut().enumerate() {
             completion["overall_score"] = json!(i as f64 / 8.0);
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 completion["annotations"] = json!({ "honesty": { "Rating": "3" } });
             }
         }
